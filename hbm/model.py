@@ -1,0 +1,197 @@
+"""The model of one galaxy's photometry, and its derived quantities.
+
+`photometric_model` reads as its statement: parameters from the interim prior, fluxes from the
+compiled SED model, the likelihood of the measured fluxes. `jax.vmap` runs it over galaxies.
+"""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpyro
+import numpyro.distributions as dist
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float
+
+from hbm.config import ModelConfig
+from hbm.prior import sample_parameters
+from sed.compiled import CompiledPhotometry, take
+from sed.likelihood import photometry_loglike
+from sed.nebular import bracket
+from sed.parameters import BinnedSFH, SEDParams
+from sed.sfh import bin_masses, delayed_tau_sfr
+
+OUTLIER_SCALE = 10.0
+"""Width of the likelihood of a bad band, in units of its error with the model error added."""
+
+
+class GalaxyData(eqx.Module):
+    """What is known of one galaxy; stacked with a leading axis for many."""
+
+    flux: Float[ArrayLike, " band"]
+    """Measured flux, maggies; the limit itself where `upper_limit`."""
+    flux_err: Float[ArrayLike, " band"]
+    """One standard deviation, maggies."""
+    observed: Bool[ArrayLike, " band"]
+    """False where a band has no measurement."""
+    upper_limit: Bool[ArrayLike, " band"]
+    """True where `flux` is an upper limit."""
+    zred: Float[ArrayLike, ""]
+    """Redshift, or the mean of its normal prior."""
+    zred_err: Float[ArrayLike, ""]
+    """Standard deviation of the redshift; not used if `zgrid` is None."""
+    age_universe: Float[ArrayLike, "*znode"]
+    """Age of the universe at the redshift (or at each node), Gyr."""
+    photometry: CompiledPhotometry
+    """Compiled at the redshift, or stacked over `zgrid`."""
+    rest: CompiledPhotometry
+    """Rest-frame U, V, J at 10 pc with the same age bins (of the central redshift)."""
+    zgrid: Float[ArrayLike, " znode"] | None
+    """Redshift nodes, where the redshift is free."""
+
+    def node(self, index: ArrayLike) -> CompiledPhotometry:
+        """Compiled photometry at one node of `zgrid`."""
+        return take(self.photometry, index)
+
+    def model_flux(self, params: SEDParams, zred: Float[ArrayLike, ""]) -> Float[Array, " band"]:
+        """Flux in maggies; between redshift nodes it is interpolated linearly."""
+        return self.between_nodes(lambda phot: phot.flux(params), zred)
+
+    def between_nodes(
+        self, function: Callable[[CompiledPhotometry], Array], zred: Float[ArrayLike, ""]
+    ) -> Array:
+        """A function of the compiled photometry, interpolated linearly in redshift if that is free."""
+        if self.zgrid is None:
+            return function(self.photometry)
+        low, fraction = bracket(self.zgrid, zred)
+        return (1 - fraction) * function(self.node(low)) + fraction * function(self.node(low + 1))
+
+    def age_at(self, zred: Float[ArrayLike, ""]) -> Float[Array, ""]:
+        """Age of the universe, Gyr."""
+        if self.zgrid is None:
+            return jnp.asarray(self.age_universe)
+        return jnp.interp(zred, jnp.asarray(self.zgrid), jnp.asarray(self.age_universe))
+
+
+def photometric_model(data: GalaxyData, config: ModelConfig, *, use_data: bool = True) -> None:
+    """NumPyro model of one galaxy's band fluxes.
+
+    Parameters
+    ----------
+    data
+        Fluxes and compiled photometry of one galaxy.
+    config
+        What is fitted.
+    use_data
+        False leaves the likelihood out: the prior.
+    """
+    zred = jnp.asarray(data.zred)
+    if data.zgrid is not None:
+        zgrid = jnp.asarray(data.zgrid)
+        z_unit = numpyro.sample("zred_base", dist.TruncatedNormal(0.0, 1.0, low=-4.0, high=4.0))
+        zred = numpyro.deterministic(
+            "zred", jnp.clip(data.zred + data.zred_err * z_unit, zgrid[0], zgrid[-1])
+        )
+    params = sample_parameters(config, data.age_at(zred))
+    floor, outlier_fraction, zero_point = sample_calibration(config, jnp.shape(data.flux)[-1])
+    if use_data:
+        model_flux = data.model_flux(params, zred)
+        loglike = photometry_loglike(
+            data.flux,
+            data.flux_err,
+            model_flux,
+            data.observed,
+            error_floor=floor,
+            upper_limit=data.upper_limit,
+            outlier_fraction=outlier_fraction,
+            outlier_scale=OUTLIER_SCALE,
+            zero_point=zero_point,
+        )
+        numpyro.factor("photometry", loglike)
+
+
+def sample_calibration(
+    config: ModelConfig, n_band: int
+) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""], Float[Array, " band"] | None]:
+    """Error floor, outlier fraction and zero-point offsets (mag): sampled where they are free."""
+    prior = config.prior
+    floor: Float[ArrayLike, ""] = 0.0
+    if config.error_floor == "free":
+        floor = numpyro.sample("error_floor", dist.LogUniform(*prior.error_floor))
+    else:
+        floor = float(config.error_floor)
+    outlier_fraction: Float[ArrayLike, ""] = 0.0
+    if config.outliers:
+        outlier_fraction = numpyro.sample("outlier_fraction", dist.Beta(*prior.outlier_fraction))
+    zero_point = None
+    if config.zero_point_sigma > 0:
+        offsets = dist.Normal(0.0, config.zero_point_sigma).expand([n_band]).to_event(1)
+        zero_point = numpyro.sample("zero_point", offsets)
+    return floor, outlier_fraction, zero_point
+
+
+def parameters_from_sites(sites: dict[str, Array], config: ModelConfig) -> SEDParams:
+    """SED parameters from one posterior draw of the model's sites."""
+    from sed.parameters import DelayedTauSFH
+
+    sfh: BinnedSFH | DelayedTauSFH
+    if config.sfh == "binned":
+        sfh = BinnedSFH(
+            sites["logmass"], sites["logssfr"], sites["logsfr_ratio_recent"], sites["logsfr_ratios"]
+        )
+    else:
+        sfh = DelayedTauSFH(sites["logmass"], sites["tage"], sites["tau"])
+    optional = {
+        name: sites[name]
+        for name in ("dust_index", "gas_logu", "duste_umin", "duste_qpah", "duste_gamma")
+        if name in sites
+    }
+    if "gas_logu" not in optional:
+        optional["gas_logu"] = jnp.full((), config.prior.gas_logu[0])
+    return SEDParams(
+        sfh=sfh, logzsol=sites["logzsol"], dust2=sites["dust2"], dust1=sites["dust1"], **optional
+    )
+
+
+def derived_quantities(
+    sites: dict[str, Array], data: GalaxyData, config: ModelConfig
+) -> dict[str, Array]:
+    """What users want besides the parameters, for one draw.
+
+    Returns
+    -------
+    dict
+        ``sfr_100``, ``sfr_10`` (Msun/yr), ``logsfr_100``, ``logsfr_10``, ``mwa`` (Gyr), ``logmstar`` (log10
+        surviving Msun), ``uv``, ``vj`` (rest-frame AB colours, as seen through the dust), ``av``
+        (attenuation in V, mag), ``flux`` (model fluxes, maggies) and ``sfr_bins`` (Msun/yr) for binned histories.
+    """
+    params = parameters_from_sites(sites, config)
+    zred = sites.get("zred", jnp.asarray(data.zred))
+    mass = 10.0 ** params.sfh.logmass
+    if isinstance(params.sfh, BinnedSFH):
+        masses = data.between_nodes(lambda phot: bin_masses(params.sfh, phot.agebins), zred)
+        width = data.between_nodes(lambda phot: 10.0 ** phot.agebins[:, 1] - 10.0 ** phot.agebins[:, 0], zred)
+        rates = masses / width
+        sfr_10 = rates[0]
+        sfr_100 = 10.0 ** (params.sfh.logmass + params.sfh.logssfr)
+        history = {"sfr_bins": rates}
+    else:
+        sfr_10, sfr_100 = (delayed_tau_sfr(params.sfh, span) for span in (0.01, 0.1))
+        history = {"logssfr": jnp.log10(sfr_100 / mass)}
+    rest = data.rest.flux(params)
+    clear = eqx.tree_at(lambda p: (p.dust1, p.dust2), params, (jnp.zeros(()), jnp.zeros(())))
+    rest_clear = data.rest.flux(clear)
+    mfrac = data.between_nodes(lambda phot: phot.mfrac(params), zred)
+    return {
+        **history,
+        "sfr_100": sfr_100,
+        "sfr_10": sfr_10,
+        "logsfr_100": jnp.log10(sfr_100),
+        "logsfr_10": jnp.log10(sfr_10),
+        "mwa": data.between_nodes(lambda phot: phot.mean_age(params), zred),
+        "logmstar": params.sfh.logmass + jnp.log10(mfrac),
+        "uv": -2.5 * jnp.log10(rest[0] / rest[1]),
+        "vj": -2.5 * jnp.log10(rest[1] / rest[2]),
+        "av": -2.5 * jnp.log10(rest[1] / rest_clear[1]),
+        "flux": data.model_flux(params, zred),
+    }

@@ -1,0 +1,201 @@
+r"""Photometry compiled ahead of time: what the samplers use.
+
+At a known redshift and for known bands, everything but the parameters is integrated once:
+
+.. math:: f_b = \sum_n \Big\{ \big[ e^{-\tau_1(\lambda_{bn})} S^{young}_{bn} + S^{old}_{bn} + E D_{bn} \big]
+                e^{-\tau_2(\lambda_{bn})} \Big\} + \sum_l W_{bl} L_l e^{-\tau(\lambda_l)}
+
+- S: starlight of each component (age bin, or age of the grid for a delayed exponential), linear in
+  mass and piecewise linear in log Z, at a few wavelengths (*nodes*) of each band. Between the nodes
+  the attenuation is interpolated by the best linear rule for the curves that the prior allows
+  (`sed.nodes`).
+- E: energy absorbed, by the same rule over all wavelengths, re-emitted through templates D.
+- L: luminosity of every line that matters, with its own attenuation.
+
+A spectrum of a few million multiplications becomes a few thousand.
+"""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int
+
+from sed.dust import DustCurve, birth_cloud_transmission, diffuse_transmission
+from sed.dust_emission import mixed_template
+from sed.nebular import bracket, interpolate_pair
+from sed.parameters import BinnedSFH, SEDParams
+from sed.sfh import bin_masses, binned_mean_age, delayed_tau_weights, mean_age_gyr
+
+
+class CompiledLines(eqx.Module):
+    """Emission lines of the components of a star formation history; the same for all galaxies."""
+
+    logz: Float[ArrayLike, " linez"]
+    logu: Float[ArrayLike, " lineu"]
+    loglum: Float[ArrayLike, "linez lineu linecomp line"]
+    """log10 Lsun per Msun formed of the components that ionize gas (the first ones)."""
+    curve: DustCurve
+    """Attenuation at the lines."""
+
+    def luminosity(
+        self, params: SEDParams, masses: Float[Array, " comp"], is_young: Float[Array, " comp"]
+    ) -> tuple[Float[Array, " line"], Float[Array, " line"]]:
+        """Luminosities in Lsun as emitted and after attenuation."""
+        at_z, at_u = bracket(self.logz, params.logzsol), bracket(self.logu, params.gas_logu)
+        per_mass = 10.0 ** interpolate_pair(self.loglum, at_z, at_u)
+        n = per_mass.shape[0]
+        old = (masses[:n] * (1 - is_young[:n])) @ per_mass
+        young = (masses[:n] * is_young[:n]) @ per_mass
+        passed = young * birth_cloud_transmission(self.curve, params.dust1) + old
+        return young + old, passed * diffuse_transmission(self.curve, params.dust2, params.dust_index)
+
+
+class CompiledDustEmission(eqx.Module):
+    """Dust templates averaged over the bands."""
+
+    table: Float[ArrayLike, "qpah umin 2 outplus"]
+    """Maggies per Lsun/Hz at the bands' nodes; the last entry is the template's energy in Lsun."""
+    qpah: Float[ArrayLike, " qpah"]
+    umin: Float[ArrayLike, " umin"]
+
+    def per_energy(self, params: SEDParams) -> Float[Array, " bandout"]:
+        """Maggies at the bands' nodes per Lsun absorbed."""
+        table = jnp.asarray(self.table)
+        if table.shape[0] == 1:  # compiled for fixed parameters
+            template = table[0, 0, 0]
+        else:
+            template = mixed_template(self.qpah, self.umin, table, params)
+        return template[:-1] / template[-1]
+
+
+class CompiledPhotometry(eqx.Module):
+    """Band fluxes of one galaxy at one redshift. `stack`, `stacked_axes` and `jax.vmap` make many."""
+
+    zred: Float[ArrayLike, ""]
+    logzsol: Float[ArrayLike, " met"]
+    stars: Float[ArrayLike, "met comp out"]
+    """Starlight per Msun formed; ``out`` runs over bands, then energy pieces, each with all its nodes."""
+    curve: DustCurve
+    """Attenuation at the nodes of ``out``."""
+    mstar: Float[ArrayLike, "met comp"]
+    comp_young: Float[ArrayLike, " comp"]
+    """1 for components in birth clouds, else 0."""
+    agebins: Float[ArrayLike, "bin 2"] | None
+    """log10 yr."""
+    comp_bin: Int[ArrayLike, " comp"] | None
+    """Age bin of each component."""
+    comp_fraction: Float[ArrayLike, " comp"]
+    """Part of the bin's mass that the component holds."""
+    log_age: Float[ArrayLike, " comp"] | None
+    """log10 yr of each component, for a delayed exponential."""
+    line_weight: Float[ArrayLike, "band line"] | None
+    """Maggies per Lsun."""
+    lines: CompiledLines | None
+    dust: CompiledDustEmission | None
+    n_band: int = eqx.field(static=True)
+    n_node: int = eqx.field(static=True)
+
+    def component_masses(self, params: SEDParams) -> Float[Array, " comp"]:
+        """Mass formed in each component, Msun."""
+        if isinstance(params.sfh, BinnedSFH):
+            if self.agebins is None or self.comp_bin is None:
+                raise ValueError("`params.sfh` is binned, but the photometry was compiled for a delayed exponential.")
+            masses = bin_masses(params.sfh, jnp.asarray(self.agebins))
+            return masses[jnp.asarray(self.comp_bin)] * self.comp_fraction
+        if self.log_age is None:
+            raise ValueError("`params.sfh` is a delayed exponential, but the photometry was compiled for bins.")
+        mass = 10.0 ** jnp.asarray(params.sfh.logmass)
+        return mass * delayed_tau_weights(params.sfh.tage, params.sfh.tau, jnp.asarray(self.log_age))
+
+    def flux(self, params: SEDParams) -> Float[Array, " band"]:
+        """Flux in maggies of one galaxy.
+
+        Raises
+        ------
+        ValueError
+            If the star formation history is not of the compiled kind, or ``gas_logz`` is set: the
+            compiled lines tie it to ``logzsol``.
+        """
+        if params.gas_logz is not None:
+            raise ValueError("`gas_logz` must be None (tied to `logzsol`) in compiled photometry.")
+        masses = self.component_masses(params)
+        is_young = jnp.asarray(self.comp_young)
+        low, dz = bracket(self.logzsol, params.logzsol)
+        pair = jax.lax.dynamic_slice_in_dim(jnp.asarray(self.stars), low, 2, axis=0)
+        ssp = (1 - dz) * pair[0] + dz * pair[1]
+        young, old = jnp.stack([masses * is_young, masses * (1 - is_young)]) @ ssp
+        diffuse = diffuse_transmission(self.curve, params.dust2, params.dust_index)
+        cloud = birth_cloud_transmission(self.curve, params.dust1)
+        seen = (young * cloud + old) * diffuse
+        n_out = self.n_band * self.n_node
+        at_nodes = seen[:n_out]
+        line_flux, line_absorbed = jnp.zeros(()), jnp.zeros(())
+        if self.lines is not None:
+            emitted, passed = self.lines.luminosity(params, masses, is_young)
+            line_flux = jnp.asarray(self.line_weight) @ passed
+            line_absorbed = jnp.sum(emitted - passed)
+        if self.dust is not None:
+            absorbed = jnp.sum(young[n_out:] + old[n_out:] - seen[n_out:]) + line_absorbed
+            at_nodes = at_nodes + absorbed * self.dust.per_energy(params) * diffuse[:n_out]
+        return jnp.sum(at_nodes.reshape(self.n_band, self.n_node), axis=1) + line_flux
+
+    def mfrac(self, params: SEDParams) -> Float[Array, ""]:
+        """Surviving over formed stellar mass; nan if the grid has no masses."""
+        masses = self.component_masses(params)
+        low, dz = bracket(self.logzsol, params.logzsol)
+        mstar = jnp.asarray(self.mstar)
+        return jnp.sum(masses * ((1 - dz) * mstar[low] + dz * mstar[low + 1])) / jnp.sum(masses)
+
+    def mean_age(self, params: SEDParams) -> Float[Array, ""]:
+        """Mass-weighted age, Gyr."""
+        if isinstance(params.sfh, BinnedSFH):
+            if self.agebins is None:
+                raise ValueError("`params.sfh` is binned, but the photometry was compiled for a delayed exponential.")
+            bins = jnp.asarray(self.agebins)
+            return binned_mean_age(bin_masses(params.sfh, bins), bins)
+        return mean_age_gyr(self.component_masses(params), jnp.asarray(self.log_age))
+
+
+def stack(galaxies: Sequence[CompiledPhotometry]) -> CompiledPhotometry:
+    """Compiled photometry of many galaxies with a leading axis; the lines are kept once.
+
+    Raises
+    ------
+    ValueError
+        If they were not compiled alike (bands, nodes, star formation history).
+    """
+    shapes = {tuple(np.shape(leaf) for leaf in jax.tree.leaves(galaxy)) for galaxy in galaxies}
+    if len(shapes) != 1:
+        raise ValueError(f"`galaxies` must be compiled with equal settings, got {len(shapes)} kinds.")
+    first = galaxies[0].lines
+    bare = [_without_lines(galaxy) for galaxy in galaxies]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *bare)
+    return _with_lines(stacked, first)
+
+
+def take(stacked: CompiledPhotometry, index: ArrayLike) -> CompiledPhotometry:
+    """One galaxy (or redshift) of those that `stack` made."""
+    one = jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], _without_lines(stacked))
+    return _with_lines(one, stacked.lines)
+
+
+def stacked_axes(stacked: CompiledPhotometry) -> CompiledPhotometry:
+    """`in_axes` for `jax.vmap` over what `stack` made: 0 everywhere, None for the lines."""
+    axes = jax.tree.map(lambda _leaf: 0, _without_lines(stacked))
+    none = jax.tree.map(lambda _leaf: None, stacked.lines)
+    return _with_lines(axes, none)
+
+
+def _without_lines(galaxy: CompiledPhotometry) -> CompiledPhotometry:
+    return _with_lines(galaxy, None)
+
+
+def _with_lines(galaxy: CompiledPhotometry, lines: CompiledLines | None) -> CompiledPhotometry:
+    changed: CompiledPhotometry = eqx.tree_at(
+        lambda tree: tree.lines, galaxy, lines, is_leaf=lambda leaf: leaf is None
+    )
+    return changed

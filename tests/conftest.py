@@ -1,0 +1,83 @@
+"""What every test module shares: the `fsps` marker, a plot backend without a screen, the default grid.
+
+Tests marked ``fsps`` are skipped where python-fsps cannot run. With ``HBM_REQUIRE_FSPS=1`` in the environment
+such a skip is a failure, and so is a session in which none of them ran.
+"""
+
+import importlib.util
+import os
+from collections.abc import Generator
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+def _fsps_required() -> bool:
+    return os.environ.get("HBM_REQUIRE_FSPS", "") == "1"
+
+
+def _fsps_missing() -> str | None:
+    """Why python-fsps cannot run here, or None."""
+    if not os.environ.get("SPS_HOME"):
+        return "SPS_HOME is not set: point it to a folder of FSPS data to run this test"
+    if importlib.util.find_spec("fsps") is None:
+        return 'python-fsps is not installed: pip install "galaxy-hbm[fsps]" to run this test'
+    return None
+
+
+class FspsCounter:
+    """Count the tests marked `fsps` that ran, in the process that writes the summary."""
+
+    def __init__(self) -> None:
+        self.n_ran = 0
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and "fsps" in report.keywords and not report.skipped:
+            self.n_ran += 1
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        if _fsps_required() and self.n_ran == 0 and exitstatus in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if _fsps_required() and self.n_ran == 0:
+            terminalreporter.write_line(
+                "ERROR: HBM_REQUIRE_FSPS=1, but no test marked fsps ran", red=True, bold=True
+            )
+        elif self.n_ran > 0:
+            terminalreporter.write_line(f"{self.n_ran} tests marked fsps ran")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # not in the workers of pytest-xdist
+        config.pluginmanager.register(FspsCounter(), "fsps-counter")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("fsps") is None:
+        return
+    reason = _fsps_missing()
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn the skip of a test marked `fsps`, for whatever reason, into a failure where they are required."""
+    report = yield
+    if report.skipped and _fsps_required() and item.get_closest_marker("fsps") is not None:
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"HBM_REQUIRE_FSPS=1, but this test was skipped: {reason}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def grid() -> Any:
+    """Give the default SSP grid, read once per process."""
+    from sed.io import load_grid
+
+    return load_grid()
