@@ -17,14 +17,9 @@ class InterimPrior:
     """Range of log10 mass formed (Msun), uniform."""
     logssfr: tuple[float, float] = (-14.0, -8.0)
     """Range of log10 sSFR over 100 Myr (1/yr)."""
-    logssfr_scatter: float = 0.5
-    """Scatter about the star-forming sequence, dex: about twice the observed one."""
-    quiescent_fraction: float = 0.4
-    """Weight of the second, broad component below the sequence."""
-    quiescent_offset: float = -1.8
-    """Its centre relative to the sequence, dex."""
-    quiescent_scatter: float = 1.2
-    """Its width, dex."""
+    logssfr_scatter: tuple[float, float] = (1.6, 0.5)
+    """Widths below and above the star-forming sequence, dex: wide enough for quiescent galaxies below,
+    about twice the observed scatter above."""
     logzsol: tuple[float, float] = (-2.0, 0.5)
     """Range of log10 metallicity (Zsun)."""
     logzsol_scatter: float = 0.5

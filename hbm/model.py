@@ -5,15 +5,18 @@ compiled SED model, the likelihood of the measured fluxes. `jax.vmap` runs it ov
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
+from jax.flatten_util import ravel_pytree
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from hbm.config import ModelConfig
+from hbm.distributions import NormalReparam, TruncatedNormal
 from hbm.prior import sample_parameters
 from sed.compiled import CompiledPhotometry, take
 from sed.likelihood import photometry_loglike
@@ -74,6 +77,18 @@ class GalaxyData(eqx.Module):
 
 
 def photometric_model(data: GalaxyData, config: ModelConfig, *, use_data: bool = True) -> None:
+    """`photometric_statement` with every parameter sampled through a standard normal."""
+    through_normals = numpyro.handlers.reparam(photometric_statement, config=_through_normal)
+    through_normals(data, config, use_data=use_data)
+
+
+def _through_normal(site: dict[str, Any]) -> NormalReparam | None:
+    """Reparametrise every latent site but the normals themselves."""
+    is_base = site["name"].endswith("_base")
+    return None if site["is_observed"] or is_base else NormalReparam()
+
+
+def photometric_statement(data: GalaxyData, config: ModelConfig, *, use_data: bool = True) -> None:
     """NumPyro model of one galaxy's band fluxes.
 
     Parameters
@@ -88,11 +103,8 @@ def photometric_model(data: GalaxyData, config: ModelConfig, *, use_data: bool =
     zred = jnp.asarray(data.zred)
     if data.zgrid is not None:
         zgrid = jnp.asarray(data.zgrid)
-        z_unit = numpyro.sample("zred_base", dist.TruncatedNormal(0.0, 1.0, low=-4.0, high=4.0))
-        zred = numpyro.deterministic(
-            "zred", jnp.clip(data.zred + data.zred_err * z_unit, zgrid[0], zgrid[-1])
-        )
-    params = sample_parameters(config, data.age_at(zred))
+        zred = numpyro.sample("zred", TruncatedNormal(data.zred, data.zred_err, zgrid[0], zgrid[-1]))
+    params = _computed_once(sample_parameters(config, data.age_at(zred)))
     floor, outlier_fraction, zero_point = sample_calibration(config, jnp.shape(data.flux)[-1])
     if use_data:
         model_flux = data.model_flux(params, zred)
@@ -108,6 +120,18 @@ def photometric_model(data: GalaxyData, config: ModelConfig, *, use_data: bool =
             zero_point=zero_point,
         )
         numpyro.factor("photometry", loglike)
+
+
+def _computed_once(params: SEDParams) -> SEDParams:
+    """The same parameters, held so that XLA computes them once.
+
+    On CPUs XLA repeats cheap-looking scalar work inside every loop that uses it, here quantile functions
+    at each of several hundred wavelengths. It does not fuse through a matrix product, so a product with
+    the identity (exact) holds the values. An `optimization_barrier` does not survive to that stage.
+    """
+    flat, unravel = ravel_pytree(params)
+    held: SEDParams = unravel(jnp.eye(flat.shape[0], dtype=flat.dtype) @ flat)
+    return held
 
 
 def sample_calibration(

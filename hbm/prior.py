@@ -3,90 +3,48 @@ r"""The interim prior on one galaxy's parameters, as NumPyro statements.
 With t the age of the universe, S(M, t) the star-forming sequence of Speagle et al. (2014) and
 Z(M) the mass-metallicity relation of Gallazzi et al. (2005), both in `hbm.relations`:
 
-- logmass uniform;
-- logssfr: 60 % normal about S with 0.5 dex, 40 % normal 1.8 dex below it with 1.2 dex, below -8;
+- logmass uniform in (6, 12.7);
+- logssfr split normal about S: 0.5 dex above, 1.6 dex below, truncated to (-14, -8);
 - ratios of adjacent star formation rates: Student t, 2 degrees of freedom, scale 0.3 dex (Leja et al. 2019);
 - logzsol normal about Z(M) with 0.5 dex, truncated to (-2, 0.5);
 - dust2 normal (0.3, 1) truncated to (0, 4); dust1 / dust2 normal (1, 0.3) truncated to (0, 2), as in
   Leja et al. (2017, ApJ 837, 170); dust_index normal (-0.2, 0.4) truncated to (-1, 0.4);
 - gas_logu normal (-2.7, 0.6) truncated to (-4, -1).
 
-The heavy-tailed ratios are sampled through a standard normal variable, which changes nothing but speed.
+`hbm.model` samples all of them through standard normals (`hbm.distributions.NormalReparam`), which
+leaves the prior as it is.
 """
 
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
-from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
 from hbm.config import ModelConfig
+from hbm.distributions import SplitNormal, StudentT2, TruncatedNormal
 from hbm.relations import mass_metallicity, star_forming_sequence
 from sed.parameters import BinnedSFH, DelayedTauSFH, SEDParams
-
-
-def student_t2(normal: Float[Array, "..."]) -> Float[Array, "..."]:
-    r"""Student t with 2 degrees of freedom from a standard normal, by its quantile function.
-
-    .. math:: t = (2u - 1) / \sqrt{2 u (1 - u)}, \quad u = \Phi(x)
-
-    computed with both tails, so that neither loses its digits.
-    """
-    normal = jnp.clip(normal, -9.0, 9.0)  # beyond it single precision underflows; probability 1e-19
-    upper, lower = ndtr(normal), ndtr(-normal)
-    return (upper - lower) / jnp.sqrt(2 * upper * lower)
 
 
 def sample_parameters(config: ModelConfig, age_universe_gyr: Float[Array, ""]) -> SEDParams:
     """Sample one galaxy's parameters from the interim prior, inside a NumPyro model."""
     prior = config.prior
     logmass = numpyro.sample("logmass", dist.Uniform(*prior.logmass))
-    if config.sfh == "binned":
-        sequence = jnp.clip(star_forming_sequence(logmass, age_universe_gyr), -13.0, -8.1)
-        centre = jnp.stack([sequence, sequence + prior.quiescent_offset])
-        width = jnp.array([prior.logssfr_scatter, prior.quiescent_scatter])
-        weights = jnp.array([1 - prior.quiescent_fraction, prior.quiescent_fraction])
-        components = dist.TruncatedNormal(centre, width, low=prior.logssfr[0], high=prior.logssfr[1])
-        logssfr = numpyro.sample("logssfr", dist.MixtureSameFamily(dist.Categorical(weights), components))
-        recent = numpyro.sample("recent_base", dist.Normal(0.0, 1.0))
-        older = numpyro.sample("older_base", dist.Normal(0.0, 1.0).expand([config.n_old - 1]).to_event(1))
-        scale = prior.sfr_ratio_scale
-        sfh: BinnedSFH | DelayedTauSFH = BinnedSFH(
-            logmass=logmass,
-            logssfr=logssfr,
-            logsfr_ratio_recent=numpyro.deterministic("logsfr_ratio_recent", scale * student_t2(recent)),
-            logsfr_ratios=numpyro.deterministic("logsfr_ratios", scale * student_t2(older)),
-        )
-    else:
-        fraction = numpyro.sample("tage_fraction", dist.Uniform(0.01, 1.0))
-        logtau = numpyro.sample("logtau", dist.Uniform(*prior.logtau))
-        sfh = DelayedTauSFH(
-            logmass=logmass,
-            tage=numpyro.deterministic("tage", fraction * age_universe_gyr),
-            tau=numpyro.deterministic("tau", 10.0**logtau),
-        )
+    sfh = _sample_history(config, logmass, age_universe_gyr)
     low, high = prior.logzsol
     logzsol = numpyro.sample(
-        "logzsol",
-        dist.TruncatedNormal(mass_metallicity(logmass), prior.logzsol_scatter, low=low, high=high),
+        "logzsol", TruncatedNormal(mass_metallicity(logmass), prior.logzsol_scatter, low, high)
     )
-    centre_dust, width_dust, top_dust = prior.dust2
-    dust2 = numpyro.sample("dust2", dist.TruncatedNormal(centre_dust, width_dust, low=0.0, high=top_dust))
-    centre_dust, width_dust, top_dust = prior.dust1_fraction
-    dust1_fraction = numpyro.sample(
-        "dust1_fraction", dist.TruncatedNormal(centre_dust, width_dust, low=0.0, high=top_dust)
-    )
+    centre, width, high = prior.dust2
+    dust2 = numpyro.sample("dust2", TruncatedNormal(centre, width, 0.0, high))
+    centre, width, high = prior.dust1_fraction
+    dust1_fraction = numpyro.sample("dust1_fraction", TruncatedNormal(centre, width, 0.0, high))
     dust_index = jnp.zeros(())
     if config.curve == "kriek_conroy":
-        centre_index, width_index, low, high = prior.dust_index
-        dust_index = numpyro.sample(
-            "dust_index", dist.TruncatedNormal(centre_index, width_index, low=low, high=high)
-        )
+        dust_index = numpyro.sample("dust_index", TruncatedNormal(*prior.dust_index))
     gas_logu = jnp.full((), prior.gas_logu[0])
     if config.nebular:
-        centre_u, width_u, low, high = prior.gas_logu
-        gas_logu = numpyro.sample("gas_logu", dist.TruncatedNormal(centre_u, width_u, low=low, high=high))
-    heated = _sample_dust_emission(config)
+        gas_logu = numpyro.sample("gas_logu", TruncatedNormal(*prior.gas_logu))
     return SEDParams(
         sfh=sfh,
         logzsol=logzsol,
@@ -94,8 +52,27 @@ def sample_parameters(config: ModelConfig, age_universe_gyr: Float[Array, ""]) -
         dust1=numpyro.deterministic("dust1", dust1_fraction * dust2),
         dust_index=dust_index,
         gas_logu=gas_logu,
-        **heated,
+        **_sample_dust_emission(config),
     )
+
+
+def _sample_history(
+    config: ModelConfig, logmass: Float[Array, ""], age_universe_gyr: Float[Array, ""]
+) -> BinnedSFH | DelayedTauSFH:
+    """Star formation history of the configured kind."""
+    prior = config.prior
+    if config.sfh == "delayed_tau":
+        fraction = numpyro.sample("tage_fraction", dist.Uniform(0.01, 1.0))
+        logtau = numpyro.sample("logtau", dist.Uniform(*prior.logtau))
+        tage = numpyro.deterministic("tage", fraction * age_universe_gyr)
+        return DelayedTauSFH(logmass, tage, numpyro.deterministic("tau", 10.0**logtau))
+    low, high = prior.logssfr
+    sequence = jnp.clip(star_forming_sequence(logmass, age_universe_gyr), low + 1.0, high - 0.1)
+    logssfr = numpyro.sample("logssfr", SplitNormal(sequence, *prior.logssfr_scatter, low=low, high=high))
+    ratio = StudentT2(prior.sfr_ratio_scale)
+    recent = numpyro.sample("logsfr_ratio_recent", ratio)
+    older = numpyro.sample("logsfr_ratios", ratio.expand([config.n_old - 1]).to_event(1))
+    return BinnedSFH(logmass, logssfr, recent, older)
 
 
 def _sample_dust_emission(config: ModelConfig) -> dict[str, Array]:

@@ -30,4 +30,8 @@ def star_forming_sequence(
 
 def mass_metallicity(logmass: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """Median log10 stellar metallicity (Zsun) at a stellar mass: Gallazzi et al. (2005), constant beyond it."""
-    return jnp.interp(jnp.asarray(logmass), jnp.asarray(GALLAZZI_LOGMASS), jnp.asarray(GALLAZZI_LOGZSOL))
+    x = jnp.asarray(logmass)[..., None]
+    # Piecewise linear as a sum of ramps: one vectorised expression, where a search would be a loop.
+    left, width = GALLAZZI_LOGMASS[:-1], np.diff(GALLAZZI_LOGMASS)
+    steps = jnp.clip((x - left) / width, 0.0, 1.0) * np.diff(GALLAZZI_LOGZSOL)
+    return GALLAZZI_LOGZSOL[0] + jnp.sum(steps, axis=-1)

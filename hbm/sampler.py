@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 from numpyro.infer.hmc import hmc
-from numpyro.infer.util import initialize_model
+from numpyro.infer.util import ParamInfo, initialize_model
 
 from hbm.config import ModelConfig
+from hbm.data import galaxy_axes
 from hbm.model import GalaxyData, photometric_model
 
 Progress = Callable[[int, int], None]
@@ -64,19 +64,16 @@ class Posterior(NamedTuple):
     """Minus log density, with the Jacobian of the transform."""
     constrain: Callable[[Float[Array, " dim"], GalaxyData], dict[str, Array]]
     """Values of all sites, deterministic ones too."""
-    unconstrain: Callable[[dict[str, Array], GalaxyData], Float[Array, " dim"]]
-    """Inverse of `constrain` for the sampled sites."""
+    dim: int
+    """Length of the vector."""
     sampled: tuple[str, ...]
     """Names of the sampled sites."""
 
 
 def build_posterior(config: ModelConfig, example: GalaxyData, model: Callable[..., None] = photometric_model) -> Posterior:
     """Posterior functions of a NumPyro model ``model(data, config)`` for one galaxy."""
-    from numpyro.infer.util import unconstrain_fn
-
     info = initialize_model(jax.random.key(0), model, model_args=(example, config), dynamic_args=True)
     flat, unravel = ravel_pytree(info.param_info.z)
-    del flat
 
     def potential(vector: Float[Array, " dim"], data: GalaxyData) -> Float[Array, ""]:
         value = info.potential_fn(data, config)(unravel(vector))
@@ -86,56 +83,180 @@ def build_posterior(config: ModelConfig, example: GalaxyData, model: Callable[..
         sites: dict[str, Array] = info.postprocess_fn(data, config)(unravel(vector))
         return sites
 
-    names = tuple(info.param_info.z)
-
-    def unconstrain(sites: dict[str, Array], data: GalaxyData) -> Float[Array, " dim"]:
-        chosen = {name: sites[name] for name in names}
-        return ravel_pytree(unconstrain_fn(model, (data, config), {}, chosen))[0]
-
-    return Posterior(potential, constrain, unconstrain, names)
+    return Posterior(potential, constrain, int(flat.shape[0]), tuple(info.param_info.z))
 
 
-def starting_points(
-    posterior: Posterior,
-    config: ModelConfig,
-    data: GalaxyData,
-    key: Array,
-    sampler: SamplerConfig,
-    model: Callable[..., None] = photometric_model,
-) -> tuple[Float[Array, "chain dim"], Float[Array, "chain dim"]]:
-    """Starting points of one galaxy's chains, and a rough standard deviation per direction.
+class NutsSampler:
+    """NUTS for catalogues of galaxies that share bands and model. Compiles once per number of galaxies.
 
-    The best of ``n_start`` prior draws, one from each of ``n_chain`` equal groups so that chains begin
-    apart, each improved by ``n_optimise`` steps of Adam.
+    Parameters
+    ----------
+    config
+        What is fitted.
+    sampler
+        Lengths and switches.
+    example
+        Data of one galaxy, for the shapes.
+    model
+        NumPyro model ``model(data, config, use_data=True)`` of one galaxy.
     """
-    from numpyro import handlers
 
-    def prior_draw(draw_key: Array) -> Float[Array, " dim"]:
-        trace = handlers.trace(handlers.seed(model, draw_key)).get_trace(data, config, use_data=False)
-        sites = {name: site["value"] for name, site in trace.items() if name in posterior.sampled}
-        return posterior.unconstrain(sites, data)
+    def __init__(
+        self,
+        config: ModelConfig,
+        sampler: SamplerConfig,
+        example: GalaxyData,
+        model: Callable[..., None] = photometric_model,
+    ) -> None:
+        if sampler.n_start < sampler.n_chain:
+            raise ValueError(
+                f"`n_start` must be at least `n_chain`, got {sampler.n_start} and {sampler.n_chain}."
+            )
+        self.config, self.sampler, self._model = config, sampler, model
+        self.posterior = build_posterior(config, example, model)
+        self._init, self._step = hmc(
+            potential_fn_gen=lambda data: lambda vector: self.posterior.potential(vector, data), algo="NUTS"
+        )
+        self._value_and_grad = jax.jit(self._values_and_gradients)
+        self._advance = jax.jit(self._advance_galaxies, static_argnames="length")
+        self._constrain_all = jax.jit(self._constrain_galaxies)
 
-    vectors = jax.vmap(prior_draw)(jax.random.split(key, sampler.n_start))
-    energy = jax.vmap(lambda vector: posterior.potential(vector, data))(vectors)
-    groups = energy.reshape(sampler.n_chain, -1)
-    pick = jnp.argmin(groups, axis=1) + jnp.arange(sampler.n_chain) * groups.shape[1]
-    start = vectors[pick]
-    optimiser = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(optax.cosine_decay_schedule(0.1, sampler.n_optimise)))
-    gradient = jax.value_and_grad(lambda vector: posterior.potential(vector, data))
+    def run(self, data: GalaxyData, key: Array, progress: Progress | None = None) -> Draws:
+        """Sample the posteriors of galaxies stacked by `hbm.data.stack_galaxies`.
 
-    def improve(vector: Float[Array, " dim"]) -> Float[Array, " dim"]:
-        def step(carry: tuple[Any, Any, Any, Any], _: None) -> tuple[tuple[Any, Any, Any, Any], None]:
-            current, state, best, best_value = carry
-            value, slope = gradient(current)
-            better = value < best_value
-            best = jnp.where(better, current, best)
-            best_value = jnp.where(better, value, best_value)
+        Parameters
+        ----------
+        data
+            The galaxies.
+        key
+            Source of randomness.
+        progress
+            Told how many steps are done.
+        """
+        n_galaxy = int(np.shape(data.flux)[0])
+        setting = self.sampler
+        key_start, key_run = jax.random.split(key)
+        keys = jax.random.split(key_run, (n_galaxy, setting.n_chain))
+        data = jax.device_put(data)
+        state = self._initial_state(self._start(data, key_start), keys)
+        total = setting.n_warmup + setting.n_draw
+        kept: list[Any] = []
+        done = 0
+        while done < total:
+            end = setting.n_warmup if done < setting.n_warmup else total
+            length = min(_PIECE, end - done)
+            state, output = self._advance(state, data, length=length)
+            done += length
+            if done > setting.n_warmup:
+                kept.append(jax.device_get(output))
+            if progress is not None:
+                jax.block_until_ready(state.z)
+                progress(done, total)
+        vectors, potential, diverging, accept, n_step = (
+            np.moveaxis(np.concatenate(parts), 0, 2) for parts in zip(*kept, strict=True)
+        )
+        sites = self._constrain_all(jnp.asarray(vectors), data)
+        return Draws({k: np.asarray(v) for k, v in sites.items()}, potential, diverging, accept, n_step)
+
+    def _values_and_gradients(
+        self, vectors: Float[Array, "galaxy chain dim"], data: GalaxyData
+    ) -> tuple[Float[Array, "galaxy chain"], Float[Array, "galaxy chain dim"]]:
+        by_chain = jax.vmap(jax.value_and_grad(self.posterior.potential), in_axes=(0, None))
+        return jax.vmap(by_chain, in_axes=(0, galaxy_axes(data)))(vectors, data)
+
+    def _start(self, data: GalaxyData, key: Array) -> tuple[Array, Array, Array, Array]:
+        """Starting vectors, their potentials, gradients and rough covariances; (galaxy, chain, ...).
+
+        Each chain takes the best of its own ``n_start / n_chain`` prior draws (the prior is standard
+        normal in these coordinates) and improves it by Adam, so that chains begin apart.
+        """
+        setting, dim = self.sampler, self.posterior.dim
+        n_galaxy = int(np.shape(data.flux)[0])
+        rounds = max(1, setting.n_start // setting.n_chain)
+        best, best_energy = None, None
+        for round_key in jax.random.split(key, rounds):
+            draw = jax.random.normal(round_key, (n_galaxy, setting.n_chain, dim))
+            energy, _ = self._value_and_grad(draw, data)
+            if best is None or best_energy is None:
+                best, best_energy = draw, energy
+            else:
+                best = jnp.where((energy < best_energy)[..., None], draw, best)
+                best_energy = jnp.minimum(energy, best_energy)
+        vectors = self._optimise(best, data)
+        energy, slope = self._value_and_grad(vectors, data)
+        return vectors, energy, slope, self._covariance(vectors, data)
+
+    def _optimise(self, vectors: Array, data: GalaxyData) -> Array:
+        """Best point of each chain's path under Adam."""
+        length = self.sampler.n_optimise
+        first = second = jnp.zeros_like(vectors)
+        best, best_energy = vectors, jnp.full(vectors.shape[:2], jnp.inf)
+        for i in range(length):
+            energy, slope = self._value_and_grad(vectors, data)
+            better = energy < best_energy
+            best = jnp.where(better[..., None], vectors, best)
+            best_energy = jnp.where(better, energy, best_energy)
             slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-            change, state = optimiser.update(slope, state)
-            return (current + change, state, best, best_value), None
-
-        first = (vector, optimiser.init(vector), vector, jnp.inf * jnp.ones((), vector.dtype))
-        (_, _, best, _), _ = jax.lax.scan(step, first, None, length=sampler.n_optimise)
+            first, second = 0.9 * first + 0.1 * slope, 0.98 * second + 0.02 * slope**2
+            scale = 0.05 * (1 + np.cos(np.pi * i / length))
+            step = (first / (1 - 0.9 ** (i + 1))) / (jnp.sqrt(second / (1 - 0.98 ** (i + 1))) + 1e-8)
+            vectors = vectors - scale * step
         return best
 
-    return jax.vmap(improve)(start), vectors
+    def _covariance(self, vectors: Array, data: GalaxyData) -> Array:
+        """Inverse curvature at the vectors by central differences of the gradient.
+
+        The prior is standard normal, so directions are held to that width and slightly beyond.
+        """
+        dim, step = self.posterior.dim, 0.02
+        rows = []
+        for unit in np.eye(dim, dtype=np.float32) * step:
+            upper = self._value_and_grad(vectors + unit, data)[1]
+            lower = self._value_and_grad(vectors - unit, data)[1]
+            rows.append((upper - lower) / (2 * step))
+        curvature = np.stack([np.asarray(row, np.float64) for row in rows], axis=-1)
+        curvature = np.where(np.isfinite(curvature), curvature, 0.0)
+        value, direction = np.linalg.eigh(0.5 * (curvature + np.swapaxes(curvature, -1, -2)))
+        covariance = np.einsum("...ij,...j,...kj->...ik", direction, 1 / np.clip(value, 0.7, None), direction)
+        return jnp.asarray(covariance, vectors.dtype)
+
+    def _initial_state(self, start: tuple[Array, Array, Array, Array], keys: Array) -> Any:
+        """State of NumPyro's kernel; not under jit, because the kernel keeps constants from this call."""
+        setting = self.sampler
+
+        def initial(vector: Array, energy: Array, slope: Array, covariance: Array, key: Array) -> Any:
+            return self._init(
+                ParamInfo(vector, energy, slope),
+                setting.n_warmup,
+                step_size=0.5,
+                inverse_mass_matrix=covariance,
+                dense_mass=True,
+                target_accept_prob=setting.target_accept,
+                max_tree_depth=(min(_WARMUP_DEPTH, setting.max_tree_depth), setting.max_tree_depth),
+                model_args=(None,),
+                rng_key=key,
+            )
+
+        return jax.vmap(jax.vmap(initial))(*start, keys)
+
+    def _advance_galaxies(self, state: Any, data: GalaxyData, length: int) -> tuple[Any, tuple[Array, ...]]:
+        """Some steps of all chains; outputs have axes (step, galaxy, chain, ...)."""
+        by_chain = jax.vmap(lambda one, galaxy: self._step(one, (galaxy,), {}), in_axes=(0, None))
+        step = jax.vmap(by_chain, in_axes=(0, galaxy_axes(data)))
+
+        def body(carry: Any, _: None) -> tuple[Any, tuple[Array, ...]]:
+            new = step(carry, data)
+            return new, (new.z, new.potential_energy, new.diverging, new.accept_prob, new.num_steps)
+
+        return jax.lax.scan(body, state, None, length=length)
+
+    def _constrain_galaxies(self, vectors: Float[Array, "galaxy chain draw dim"], data: GalaxyData) -> dict[str, Array]:
+        by_draw = jax.vmap(jax.vmap(self.posterior.constrain, in_axes=(0, None)), in_axes=(0, None))
+        return jax.vmap(by_draw, in_axes=(0, galaxy_axes(data)))(vectors, data)
+
+
+_PIECE = 50
+"""Steps between two reports of progress."""
+
+_WARMUP_DEPTH = 6
+"""Limit of the tree depth while step sizes are still being adapted."""

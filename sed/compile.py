@@ -17,7 +17,7 @@ from sed.parameters import DelayedTauSFH, SEDParams
 from sed.photometry import IGMFunction, band_matrix, maggies_per_luminosity
 from sed.sfh import N_OLD_DEFAULT, agebins, bin_weights
 from sed.spectrum import LOG_AGE_BIRTH_CLOUD, energy_weights
-from sed.ssp import SSPGrid
+from sed.ssp import DustEmissionTable, SSPGrid
 from sed.tables import line_table
 
 N_NODE_DEFAULT = 6
@@ -93,11 +93,12 @@ class PhotometryCompiler:
         self.igm, self.curve, self.n_node, self.dtype = igm, curve, n_node, dtype
         self._nebular = grid.nebular if nebular else None
         self._dust = grid.dust_emission if dust_emission else None
+        if self._dust is not None and duste_fixed is not None:
+            self._dust = _fixed_template(self._dust, duste_fixed)
         self._flux = np.array(grid.flux, np.float64)
         if self._nebular is not None:  # these photons become nebular emission
             self._flux[:, : self._nebular.n_age, : grid.n_ionizing] = 0.0
         self._finder = NodeFinder(grid.wave, self._flux, curve, n_node)
-        self._duste_fixed = duste_fixed
         energy = _energy_rows(grid.wave, self._nebular is None) if self._dust is not None else None
         self._energy_rule = self._finder(np.zeros((0, len(grid.wave))) if energy is None else energy)
         self._lines = self._profiles = None
@@ -179,18 +180,9 @@ class PhotometryCompiler:
         if dust is None:
             return None
         rows = np.concatenate([rows, energy_weights(self.grid.wave)[None]])
-        lit = np.any(dust.shape > 0, axis=(0, 1, 2))
-        table = np.asarray(dust.shape[..., lit], np.float64) @ rows[:, lit].T
-        fixed = self._duste_fixed
-        if fixed is None:
-            return CompiledDustEmission(self._cast(table), self._cast(dust.qpah), self._cast(dust.umin))
-        params = SEDParams(_NO_SFH, 0.0, 0.0, 0.0, 0.0, 0.0, None, fixed.umin, fixed.qpah, fixed.gamma)
-        scale = table[..., -1].max()
-        template = np.asarray(mixed_template(dust.qpah, dust.umin, table / scale, params), np.float64)
-        one = np.ones(1)
-        return CompiledDustEmission(
-            self._cast(template[None, None, None]), self._cast(one * fixed.qpah), self._cast(one * fixed.umin)
-        )
+        lit = np.flatnonzero(np.any(dust.shape > 0, axis=(0, 1, 2)))
+        table = np.asarray(dust.shape[..., lit[0] :], np.float64) @ rows[:, lit[0] :].T
+        return CompiledDustEmission(self._cast(table), self._cast(dust.qpah), self._cast(dust.umin))
 
     def _components(self, tmax_gyr: float) -> "_Components":
         """Ages of the grid themselves, or age bins cut where the birth clouds end."""
@@ -224,6 +216,14 @@ class _Components(NamedTuple):
     """Part of the bin's mass in the component."""
     agebins: Float[np.ndarray, "bin 2"] | None
     """The bins, log10 yr."""
+
+
+def _fixed_template(dust: DustEmissionTable, fixed: DustEmissionParams) -> DustEmissionTable:
+    """The one template of the given parameters, as a table with one entry."""
+    params = SEDParams(_NO_SFH, 0.0, 0.0, 0.0, 0.0, 0.0, None, fixed.umin, fixed.qpah, fixed.gamma)
+    template = np.asarray(mixed_template(dust.qpah, dust.umin, dust.shape, params))
+    one = np.ones(1)
+    return DustEmissionTable(one * fixed.qpah, one * fixed.umin, template[None, None, None])
 
 
 def _energy_rows(wave: Float[np.ndarray, " wave"], ionizing: bool) -> Float[np.ndarray, "piece wave"]:

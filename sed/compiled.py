@@ -30,6 +30,8 @@ from sed.nebular import bracket, interpolate_pair
 from sed.parameters import BinnedSFH, SEDParams
 from sed.sfh import bin_masses, binned_mean_age, delayed_tau_weights, mean_age_gyr
 
+_LN10 = float(np.log(10.0))
+
 
 class CompiledLines(eqx.Module):
     """Emission lines of the components of a star formation history; the same for all galaxies."""
@@ -46,10 +48,10 @@ class CompiledLines(eqx.Module):
     ) -> tuple[Float[Array, " line"], Float[Array, " line"]]:
         """Luminosities in Lsun as emitted and after attenuation."""
         at_z, at_u = bracket(self.logz, params.logzsol), bracket(self.logu, params.gas_logu)
-        per_mass = 10.0 ** interpolate_pair(self.loglum, at_z, at_u)
+        # exp is several times faster than a power.
+        per_mass = jnp.exp(_LN10 * interpolate_pair(self.loglum, at_z, at_u))
         n = per_mass.shape[0]
-        old = (masses[:n] * (1 - is_young[:n])) @ per_mass
-        young = (masses[:n] * is_young[:n]) @ per_mass
+        young, old = jnp.stack([masses[:n] * is_young[:n], masses[:n] * (1 - is_young[:n])]) @ per_mass
         passed = young * birth_cloud_transmission(self.curve, params.dust1) + old
         return young + old, passed * diffuse_transmission(self.curve, params.dust2, params.dust_index)
 
@@ -57,7 +59,7 @@ class CompiledLines(eqx.Module):
 class CompiledDustEmission(eqx.Module):
     """Dust templates averaged over the bands."""
 
-    table: Float[ArrayLike, "qpah umin 2 outplus"]
+    table: Float[ArrayLike, "qpah umin part outplus"]
     """Maggies per Lsun/Hz at the bands' nodes; the last entry is the template's energy in Lsun."""
     qpah: Float[ArrayLike, " qpah"]
     umin: Float[ArrayLike, " umin"]
@@ -125,7 +127,10 @@ class CompiledPhotometry(eqx.Module):
         masses = self.component_masses(params)
         is_young = jnp.asarray(self.comp_young)
         low, dz = bracket(self.logzsol, params.logzsol)
-        pair = jax.lax.dynamic_slice_in_dim(jnp.asarray(self.stars), low, 2, axis=0)
+        # The barrier keeps XLA from gathering the pair again for every use of it.
+        pair = jax.lax.optimization_barrier(
+            jax.lax.dynamic_slice_in_dim(jnp.asarray(self.stars), low, 2, axis=0)
+        )
         ssp = (1 - dz) * pair[0] + dz * pair[1]
         young, old = jnp.stack([masses * is_young, masses * (1 - is_young)]) @ ssp
         diffuse = diffuse_transmission(self.curve, params.dust2, params.dust_index)

@@ -21,7 +21,7 @@ _R_V = 4.05
 def calzetti_curve(wave: Float[ArrayLike, " wave"]) -> Float[Array, " wave"]:
     """Calzetti et al. (2000, ApJ 533, 682) equation 4, as FSPS has it (``attn_curve.f90``).
 
-    Extended to all wavelengths; zero where the polynomial turns negative (beyond 2.2 micron).
+    Extended to all wavelengths; zero where the polynomial turns negative (beyond 3.1 micron).
     FSPS divides by 0.44 * 4.05 = 1.782, so the curve is 1 at 5500 A to 1 %.
 
     Parameters
@@ -46,7 +46,7 @@ def _bump_profile(wave: Float[ArrayLike, " wave"]) -> Float[Array, " wave"]:
 
 
 class KriekConroy(eqx.Module):
-    """Kriek & Conroy (2013, ApJ 775, L16) attenuation: Calzetti's slope changed, with a bump tied to it.
+    r"""Kriek & Conroy (2013, ApJ 775, L16) attenuation: Calzetti's slope changed, with a bump tied to it.
 
     .. math:: k = [k_{Cal} + E_b D / 4.05] (\\lambda / 5500)^\\delta, \\quad E_b = 0.85 - 1.9 \\delta
     """
@@ -62,7 +62,7 @@ class KriekConroy(eqx.Module):
         return cls(calzetti_curve(wave), _bump_profile(wave) / _R_V, ratio)
 
     def __call__(self, dust_index: Float[ArrayLike, ""]) -> Float[Array, " wave"]:
-        """k at the prepared wavelengths, for the slope offset ``dust_index``."""
+        """K at the prepared wavelengths, for the slope offset ``dust_index``."""
         strength = 0.85 - 1.9 * jnp.asarray(dust_index)
         return (self.calzetti + strength * self.bump) * jnp.exp(dust_index * self.log_ratio)
 
@@ -79,9 +79,9 @@ class Calzetti(eqx.Module):
         return cls(calzetti_curve(wave), jnp.log(jnp.asarray(wave) / WAVE_V_AA))
 
     def __call__(self, dust_index: Float[ArrayLike, ""]) -> Float[Array, " wave"]:
-        """k at the prepared wavelengths."""
+        """K at the prepared wavelengths."""
         del dust_index
-        return self.calzetti
+        return jnp.asarray(self.calzetti)
 
 
 DustCurve = KriekConroy | Calzetti

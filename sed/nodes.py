@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from sed.dust import DustCurve, birth_cloud_transmission, diffuse_transmission
 
-_N_SAMPLE = 160
+_N_SAMPLE = 96
 _DUST_MAX = 4.0
 _INDEX_RANGE = (-1.2, 0.6)
 
@@ -98,7 +98,13 @@ class NodeFinder:
             root = np.sqrt(weight[inside] / weight.max())
             sample = self._curves[:, inside]
             sample = sample / (sample @ weight[inside])[:, None]
-            vectors = np.linalg.svd((sample * root).T, full_matrices=False)[0][:, :n_node]
+            scaled = sample * root
+            # Leading left singular vectors through the small Gram matrix: ten times faster than an SVD.
+            n_sample = len(scaled)
+            _, coefficient = scipy.linalg.eigh(
+                scaled @ scaled.T, subset_by_index=(n_sample - n_node, n_sample - 1)
+            )
+            vectors = np.linalg.qr(scaled.T @ coefficient[:, ::-1])[0]
             picked = np.sort(scipy.linalg.qr(vectors.T, pivoting=True, mode="r")[1][:n_node])
             rule = np.linalg.solve((vectors[picked] / root[picked, None]).T, (vectors / root[:, None]).T)
             nodes[i] = wave[inside[picked]]

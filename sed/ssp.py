@@ -42,7 +42,7 @@ class DustEmissionTable(eqx.Module):
     """Mass of the dust in PAHs, percent."""
     umin: Float[np.ndarray, " umin"]
     """Minimum radiation field."""
-    shape: Float[np.ndarray, "qpah umin 2 wave"]
+    shape: Float[np.ndarray, "qpah umin part wave"]
     """Spectra for the field at `umin` (0) and for the power law above it (1), per Hz, up to one common factor."""
 
 

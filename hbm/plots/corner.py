@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-import corner
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
+from hbm.convergence import import_arviz
 from hbm.labels import axis_label, label_of
 from hbm.plots.style import INK, MODEL, TRUTH, heading, style
 from hbm.results import FitResult
@@ -56,6 +56,9 @@ def plot_corner(
     ValueError
         If a parameter is not a scalar of the posterior or does not vary, or there is none to show.
     """
+    import_arviz()  # corner imports it: let that be quiet
+    import corner
+
     names = _default_params(result) if params is None else list(params)
     if not names:
         raise ValueError(

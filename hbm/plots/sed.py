@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
-from matplotlib.axes._secondary_axes import SecondaryAxis
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MultipleLocator, NullLocator, ScalarFormatter
@@ -190,7 +190,7 @@ def _frame(upper: Axes, lower: Axes, result: FitResult) -> None:
     upper.set_ylabel(r"$f_\nu$ [nJy]")
     magnitude = upper.secondary_yaxis("right", functions=(_to_magnitude, _to_njy))
     magnitude.set_ylabel("AB magnitude")
-    _magnitude_ticks(magnitude, upper.get_ylim())
+    _magnitude_ticks(magnitude.yaxis, upper.get_ylim())
     upper.tick_params(which="both", right=False, top=True)
     upper.legend(loc="lower right")
     chi2 = residuals(result)
@@ -212,13 +212,13 @@ def _to_njy(magnitude: ArrayLike) -> Float[np.ndarray, "..."]:
     return np.asarray(NJY_PER_MAGGY * 10.0 ** (-0.4 * np.asarray(magnitude)))
 
 
-def _magnitude_ticks(axes: SecondaryAxis, limits: tuple[float, float]) -> None:
+def _magnitude_ticks(axis: Axis, limits: tuple[float, float]) -> None:
     """Whole magnitudes, few enough to read."""
     low, high = limits
     n_magnitude = 2.5 * np.log10(high / low)
-    axes.yaxis.set_major_locator(MultipleLocator(1.0 if n_magnitude < 8.0 else 2.0))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
-    axes.yaxis.set_minor_locator(NullLocator())
+    axis.set_major_locator(MultipleLocator(1.0 if n_magnitude < 8.0 else 2.0))
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def _draw_residuals(axes: Axes, result: FitResult) -> None:

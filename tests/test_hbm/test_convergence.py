@@ -1,9 +1,8 @@
-import arviz as az
 import numpy as np
 import pytest
 from scipy.stats import norm, rankdata
 
-from hbm.convergence import ConvergenceRule, component_diagnostics, diagnose, diagnose_batch
+from hbm.convergence import ConvergenceRule, component_diagnostics, diagnose, diagnose_batch, import_arviz
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -64,6 +63,7 @@ def test_slow_chain_has_few_effective_draws():
 
 
 def test_batch_equals_arviz_galaxy_by_galaxy():
+    az = import_arviz()
     samples = {"a": normal(3, 4, 200), "v": normal(3, 4, 200, 2, seed=1)}
     samples["v"][1, 0] += 1.0
     parts = component_diagnostics(samples)

@@ -1,0 +1,63 @@
+"""The command line program ``hbm``.
+
+Commands import what they need when they run, so that ``hbm --help`` answers at once.
+"""
+
+import importlib.metadata
+from typing import Annotated
+
+import typer
+
+from hbm.cli.demo import demo
+from hbm.cli.filters import filters
+from hbm.cli.fit import fit
+from hbm.cli.grid import grid_app
+from hbm.cli.plot import plot
+from hbm.cli.prior import prior
+
+app = typer.Typer(
+    name="hbm",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(value: bool) -> bool:
+    if value:
+        typer.echo(f"galaxy-hbm {importlib.metadata.version('galaxy-hbm')}")
+        raise typer.Exit
+    return value
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Infer stellar masses, star formation histories, metallicities and dust of galaxies.
+
+    New here? Try it on a real galaxy, which takes a minute or two:
+
+    `hbm demo --quick`
+
+    Then fit your own catalogue and look at the result:
+
+    `hbm fit my_catalog.fits --columns my_columns.toml --out results`
+
+    `hbm plot results/17.nc`
+
+    Each command explains itself: `hbm fit --help`.
+    """
+    del version
+
+
+app.command()(demo)
+app.command()(fit)
+app.command()(plot)
+app.add_typer(grid_app, name="grid")
+app.command()(filters)
+app.command()(prior)

@@ -1,0 +1,162 @@
+"""From a catalogue to what the model needs: compiled photometry, galaxy by galaxy, stacked."""
+
+from collections.abc import Callable, Sequence
+
+import astropy.cosmology
+import equinox as eqx
+import jax
+import numpy as np
+
+from hbm.catalog import Catalog
+from hbm.config import ModelConfig
+from hbm.model import GalaxyData
+from sed.compile import DustEmissionParams, PhotometryCompiler
+from sed.compiled import CompiledPhotometry, stack, stacked_axes
+from sed.cosmology import Cosmology
+from sed.dust import Calzetti, DustCurve, KriekConroy
+from sed.filters import FilterSet, load_filters
+from sed.igm import igm_transmission_inoue, igm_transmission_madau
+from sed.photometry import IGMFunction
+from sed.ssp import SSPGrid
+
+REST_FILTERS = ("bessell_U", "bessell_V", "twomass_J")
+"""Bands of the rest-frame colours U-V and V-J (AB)."""
+
+_TEN_PARSEC_MPC = 1e-5
+_DUST_CURVES: dict[str, type[DustCurve]] = {"kriek_conroy": KriekConroy, "calzetti": Calzetti}
+
+
+class DataBuilder:
+    """Compiles photometry for galaxies of one set of bands.
+
+    Parameters
+    ----------
+    grid
+        Stellar populations.
+    config
+        What is fitted.
+    filter_names
+        Bands, as for `sed.filters.load_filters`.
+
+    Raises
+    ------
+    ValueError
+        If a filter is unknown or the cosmology is not one of astropy's.
+    """
+
+    def __init__(self, grid: SSPGrid, config: ModelConfig, filter_names: Sequence[str]) -> None:
+        self.config = config
+        self.filters = load_filters(filter_names)
+        self.cosmology = cosmology_by_name(config.cosmology)
+        self._bands = self._compiler(grid, self.filters, igm_function(config.igm))
+        self._rest = self._compiler(grid, load_filters(REST_FILTERS), None)
+
+    def _compiler(self, grid: SSPGrid, filters: FilterSet, igm: IGMFunction | None) -> PhotometryCompiler:
+        config = self.config
+        return PhotometryCompiler(
+            grid,
+            filters,
+            sfh=config.sfh,
+            n_old=config.n_old,
+            cosmology=self.cosmology,
+            igm=igm,
+            curve=_DUST_CURVES[config.curve],
+            nebular=config.nebular,
+            dust_emission=config.dust_emission,
+            n_node=config.n_node,
+            duste_fixed=None if config.free_dust_emission else DustEmissionParams(),
+        )
+
+    def __call__(self, catalog: Catalog, index: int) -> GalaxyData:
+        """One galaxy of the catalogue."""
+        zred, zred_err = float(catalog.zred[index]), float(catalog.zred_err[index])
+        observed = np.asarray(catalog.observed[index])
+        zgrid, photometry = None, None
+        if zred_err > 0:
+            low = max(zred - 4 * zred_err, 0.25 * zred, 1e-3)
+            zgrid = np.linspace(low, zred + 4 * zred_err, self.config.n_zred)
+            photometry = stack([self._bands(float(z)) for z in zgrid])
+            age = self.cosmology.age_np(zgrid)
+        else:
+            photometry = self._bands(zred)
+            age = self.cosmology.age_np(zred)
+        rest = self._rest(0.0, lumdist_mpc=_TEN_PARSEC_MPC, tmax_gyr=float(self.cosmology.age_np(zred)))
+        single = np.float32
+        return GalaxyData(
+            flux=np.where(observed, catalog.flux[index], 0.0).astype(single),
+            flux_err=np.where(observed, catalog.flux_err[index], 1.0).astype(single),
+            observed=observed,
+            upper_limit=np.asarray(catalog.upper_limit[index]) & observed,
+            zred=np.asarray(zred, single),
+            zred_err=np.asarray(zred_err, single),
+            age_universe=np.asarray(age, single),
+            photometry=photometry,
+            rest=rest,
+            zgrid=None if zgrid is None else zgrid.astype(single),
+        )
+
+
+def igm_function(name: str) -> IGMFunction | None:
+    """Transmission of the intergalactic medium by its name in `ModelConfig`."""
+    if name == "none":
+        return None
+    function = igm_transmission_inoue if name == "inoue" else igm_transmission_madau
+
+    def transmission(wave: np.ndarray, zred: float) -> np.ndarray:
+        with jax.enable_x64(True):
+            return np.asarray(function(wave, zred), np.float64)
+
+    return transmission
+
+
+def cosmology_by_name(name: str) -> Cosmology:
+    """Cosmology of astropy by its name.
+
+    Raises
+    ------
+    ValueError
+        If astropy has none of that name.
+    """
+    if name not in astropy.cosmology.available:
+        raise ValueError(f"`cosmology` must be one of {astropy.cosmology.available}, got {name!r}.")
+    return Cosmology.from_astropy(getattr(astropy.cosmology, name))
+
+
+def stack_galaxies(galaxies: Sequence[GalaxyData]) -> GalaxyData:
+    """Galaxies with a leading axis; the tables that all share are kept once.
+
+    Raises
+    ------
+    ValueError
+        If some have a free redshift and others not, or their bands differ.
+    """
+    if len({galaxy.zgrid is None for galaxy in galaxies}) != 1:
+        raise ValueError("`galaxies` must all have a fixed redshift or all a free one.")
+    bare = [_split(galaxy)[0] for galaxy in galaxies]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *bare)
+    return _join(stacked, *_compiled(galaxies, stack))
+
+
+def galaxy_axes(stacked: GalaxyData) -> GalaxyData:
+    """`in_axes` of `jax.vmap` over what `stack_galaxies` made."""
+    bare, photometry, rest = _split(stacked)
+    axes = jax.tree.map(lambda _leaf: 0, bare)
+    return _join(axes, stacked_axes(photometry), stacked_axes(rest))
+
+
+def _compiled(
+    galaxies: Sequence[GalaxyData], combine: Callable[[Sequence[CompiledPhotometry]], CompiledPhotometry]
+) -> tuple[CompiledPhotometry, CompiledPhotometry]:
+    return combine([galaxy.photometry for galaxy in galaxies]), combine([galaxy.rest for galaxy in galaxies])
+
+
+def _split(galaxy: GalaxyData) -> tuple[GalaxyData, CompiledPhotometry, CompiledPhotometry]:
+    bare: GalaxyData = eqx.tree_at(lambda g: (g.photometry, g.rest), galaxy, (None, None))
+    return bare, galaxy.photometry, galaxy.rest
+
+
+def _join(bare: GalaxyData, photometry: CompiledPhotometry, rest: CompiledPhotometry) -> GalaxyData:
+    joined: GalaxyData = eqx.tree_at(
+        lambda g: (g.photometry, g.rest), bare, (photometry, rest), is_leaf=lambda leaf: leaf is None
+    )
+    return joined
