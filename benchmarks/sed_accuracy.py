@@ -1,4 +1,5 @@
-"""How far are the full and the compiled photometry from python-fsps, on draws from the fitting prior?
+"""How far are the full and the compiled photometry from python-fsps, on the draws of
+`benchmarks.draws`?
 
 Goal: in each band, over fluxes above 1e-3 of the galaxy's brightest band, median difference <= 0.1 % and
 99th percentile <= 0.5 % (2 % in the GALEX bands).
@@ -25,7 +26,7 @@ from jaxtyping import Float
 
 from benchmarks._common import RESULTS, print_table, write_result
 from benchmarks.draws import BANDS, Draws, SFHKind, draw_galaxies
-from sed.compile import N_NODE_DEFAULT, DustEmissionParams, PhotometryCompiler
+from sed.compile import DustEmissionParams, PhotometryCompiler
 from sed.cosmology import default_cosmology
 from sed.filters import FilterSet, load_filters
 from sed.igm import igm_transmission_madau
@@ -107,7 +108,7 @@ def _write_reference(path: Path, columns: dict[str, np.ndarray], flux: Reference
 
 
 def our_flux(
-    draws: Draws, filters: FilterSet, grid: SSPGrid, sfh: SFHKind, n_node: int = N_NODE_DEFAULT
+    draws: Draws, filters: FilterSet, grid: SSPGrid, sfh: SFHKind, n_node: int | None = None
 ) -> tuple[Float[np.ndarray, "galaxy band"], Float[np.ndarray, "galaxy band"]]:
     """Full and compiled fluxes in maggies, in the precision of JAX at the time."""
     dtype = jnp.zeros(()).dtype.type
@@ -164,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sfh", choices=["both", "binned", "delayed_tau"], default="both")
     parser.add_argument("--grid", type=Path, default=None, help="grid file; the shipped one by default")
     parser.add_argument("--reference", type=Path, default=RESULTS / ".cache", help="folder of FSPS's fluxes")
-    parser.add_argument("--n-node", type=int, default=N_NODE_DEFAULT, help="wavelengths per band")
+    parser.add_argument("--n-node", type=int, default=None, help="wavelengths per band; by its width if not set")
     args = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
     grid, filters = load_grid(args.grid), load_filters(BANDS)

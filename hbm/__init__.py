@@ -1,5 +1,53 @@
 """Hierarchical Bayesian models of galaxies.
 
 Catalogues, NumPyro models, inference, convergence checks, results and plots, and the command line program
-``hbm``. Imports `sed`, and never torch.
+``hbm``. Imports `sed`, and never torch. The names below are imported when they are first used.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hbm.catalog import Catalog as Catalog
+    from hbm.catalog import read_catalog as read_catalog
+    from hbm.config import InterimPrior as InterimPrior
+    from hbm.config import ModelConfig as ModelConfig
+    from hbm.convergence import ConvergenceRule as ConvergenceRule
+    from hbm.fitting import fit as fit
+    from hbm.results import FitResult as FitResult
+    from hbm.results import load_result as load_result
+    from hbm.results import save_result as save_result
+    from hbm.results import summary_table as summary_table
+    from hbm.results import write_table as write_table
+    from hbm.sampler import SamplerConfig as SamplerConfig
+    from hbm.spectra import posterior_spectrum as posterior_spectrum
+
+_HOME = {
+    "Catalog": "hbm.catalog",
+    "read_catalog": "hbm.catalog",
+    "InterimPrior": "hbm.config",
+    "ModelConfig": "hbm.config",
+    "ConvergenceRule": "hbm.convergence",
+    "fit": "hbm.fitting",
+    "FitResult": "hbm.results",
+    "load_result": "hbm.results",
+    "save_result": "hbm.results",
+    "summary_table": "hbm.results",
+    "write_table": "hbm.results",
+    "SamplerConfig": "hbm.sampler",
+    "posterior_spectrum": "hbm.spectra",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'hbm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Public names."""
+    return sorted(_HOME)

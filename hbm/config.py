@@ -32,14 +32,16 @@ class InterimPrior:
     """Centre, width, lower and upper end of the slope offset."""
     gas_logu: tuple[float, float, float, float] = (-2.7, 0.6, -4.0, -1.0)
     """Centre, width, lower and upper end of the ionization parameter."""
-    sfr_ratio_scale: float = 0.3
-    """Scale of the Student t (2 degrees of freedom) of log10 ratios of adjacent rates (Leja et al. 2019)."""
+    sfr_ratio: tuple[float, float] = (0.3, 2.0)
+    """Scale and bound, dex, of the Student t (2 degrees of freedom) of log10 ratios of adjacent rates. The
+    scale is that of Leja et al. (2019); the bound cuts 2 % of it, where rates differ a hundredfold and
+    more, a tail that only slows the sampler."""
     logtau: tuple[float, float] = (-1.0, 1.5)
     """Range of log10 e-folding time (Gyr), uniform, for the delayed exponential."""
     error_floor: tuple[float, float] = (0.005, 0.3)
     """Range of a free error floor, uniform in the logarithm."""
-    outlier_fraction: tuple[float, float] = (1.0, 19.0)
-    """Beta distribution of the fraction of bad bands."""
+    outlier_fraction: float = 19.0
+    """b of the Beta(1, b) distribution of the fraction of bad bands: mean 1 / (1 + b)."""
 
 
 @dataclass(frozen=True)

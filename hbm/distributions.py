@@ -169,41 +169,98 @@ def _phi_inverse(q: Float[Array, "..."]) -> Array:
 
 
 class StudentT2(dist.Distribution):
-    r"""Student t with 2 degrees of freedom, which has closed forms.
+    r"""Student t with 2 degrees of freedom, truncated to (-bound, bound); closed forms throughout.
 
-    .. math:: p(t) = (2 + t^2)^{-3/2}, \quad Q(u) = (2u - 1) / \sqrt{2 u (1 - u)}, \quad t = x / scale
+    .. math:: p(t) \propto (2 + t^2)^{-3/2}, \quad F(t) = \tfrac12 [1 + t / \sqrt{2 + t^2}], \quad t = x / scale
     """
 
-    arg_constraints = {"scale": constraints.positive}  # noqa: RUF012
-    support = constraints.real
-    reparametrized_params = ["scale"]  # noqa: RUF012
+    arg_constraints = {"scale": constraints.positive, "bound": constraints.positive}  # noqa: RUF012
+    reparametrized_params = ["scale", "bound"]  # noqa: RUF012
 
-    def __init__(self, scale: ArrayLike, *, validate_args: bool | None = None) -> None:
-        self.scale = jnp.asarray(scale, jnp.result_type(float))
+    def __init__(self, scale: ArrayLike, bound: ArrayLike, *, validate_args: bool | None = None) -> None:
+        self.scale, self.bound = promote_shapes(
+            *(jnp.asarray(value, jnp.result_type(float)) for value in (scale, bound))
+        )
+        self._support = constraints.interval(-bound, bound)
         super().__init__(batch_shape=jnp.shape(self.scale), validate_args=validate_args)
+
+    @property
+    def support(self) -> Any:
+        """The interval."""
+        return self._support
+
+    def _inside(self) -> Array:
+        """Probability between the bounds without truncation."""
+        edge = self.bound / self.scale
+        return edge / jnp.sqrt(2 + edge**2)
 
     def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Array:
         """Normalised log density."""
         del intermediates
-        return -1.5 * jnp.log(2 + (value / self.scale) ** 2) - jnp.log(self.scale)
+        return -1.5 * jnp.log(2 + (value / self.scale) ** 2) - jnp.log(self.scale * self._inside())
 
     def cdf(self, value: ArrayLike) -> Array:
         """Distribution function."""
         t = value / self.scale
-        return 0.5 * (1 + t / jnp.sqrt(2 + t**2))
+        return 0.5 * (1 + t / jnp.sqrt(2 + t**2) / self._inside())
 
-    def from_normal(self, normal: Float[Array, "..."]) -> Array:
-        """Quantile function of Phi(normal), with both tails so that neither loses its digits."""
-        tail = _phi(-jnp.abs(normal))
-        return self.scale * jnp.sign(normal) * (1 - 2 * tail) / jnp.sqrt(2 * tail * (1 - tail))
+    def icdf(self, q: ArrayLike) -> Array:
+        """Quantile function: with c = 2 q - 1 scaled to the bounds, t = c sqrt(2 / (1 - c^2))."""
+        c = (2 * q - 1) * self._inside()
+        return self.scale * c * jnp.sqrt(2 / (1 - c**2))
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws by the quantile function."""
-        return self.from_normal(jax.random.normal(key, sample_shape + self.batch_shape))
+        return self.icdf(jax.random.uniform(key, sample_shape + self.batch_shape))
+
+
+class BetaOne(dist.Distribution):
+    """Beta(1, b), whose quantile function is closed: Q(q) = 1 - (1 - q)^(1 / b)."""
+
+    arg_constraints = {"b": constraints.positive}  # noqa: RUF012
+    support = constraints.unit_interval
+    reparametrized_params = ["b"]  # noqa: RUF012
+
+    def __init__(self, b: ArrayLike, *, validate_args: bool | None = None) -> None:
+        self.b = jnp.asarray(b, jnp.result_type(float))
+        super().__init__(batch_shape=jnp.shape(self.b), validate_args=validate_args)
+
+    def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Array:
+        """Normalised log density."""
+        del intermediates
+        return jnp.log(self.b) + (self.b - 1) * jnp.log1p(-jnp.asarray(value))
+
+    def cdf(self, value: ArrayLike) -> Array:
+        """Distribution function."""
+        return -jnp.expm1(self.b * jnp.log1p(-jnp.asarray(value)))
+
+    def icdf(self, q: ArrayLike) -> Array:
+        """Quantile function."""
+        return -jnp.expm1(jnp.log1p(-jnp.asarray(q)) / self.b)
+
+    def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
+        """Draws by the quantile function."""
+        return self.icdf(jax.random.uniform(key, sample_shape + self.batch_shape))
+
+
+def coordinate_distribution(fn: Any) -> Any:
+    """Distribution whose quantile function makes a parameter from a standard normal.
+
+    The prior itself, but for the heavy-tailed `StudentT2` a truncated normal of twice its scale.
+    """
+    while isinstance(fn, dist.Independent | dist.ExpandedDistribution):
+        fn = fn.base_dist
+    if isinstance(fn, StudentT2):
+        return TruncatedNormal(0.0, 2 * fn.scale, -fn.bound, fn.bound)
+    return fn
 
 
 class NormalReparam(Reparam):  # type: ignore[misc]
-    """Sample a site through a standard normal site ``NAME_base`` and its quantile function."""
+    """Make a site from a standard normal site ``NAME_base`` by `coordinate_distribution`.
+
+    The density of the site is not that of its prior where the two differ; who samples the normals must
+    add the ratio, as `hbm.coordinates` does.
+    """
 
     def __call__(self, name: str, fn: Any, obs: Any) -> tuple[None, Array]:
         """Replace the site; see `numpyro.infer.reparam.Reparam`."""
@@ -212,7 +269,8 @@ class NormalReparam(Reparam):  # type: ignore[misc]
         fn, expand_shape, event_dim = self._unwrap(fn)
         base = dist.Normal(jnp.zeros(fn.shape()), 1.0).to_event(fn.event_dim)
         normal = numpyro.sample(f"{name}_base", self._wrap(base, expand_shape, event_dim))
-        clipped = jnp.clip(normal, -_NORMAL_RANGE, _NORMAL_RANGE)
-        if hasattr(fn, "from_normal"):
-            return None, fn.from_normal(clipped)
-        return None, fn.icdf(_phi(clipped))
+        quantile = _phi(jnp.clip(normal, -_NORMAL_RANGE, _NORMAL_RANGE))
+        source = coordinate_distribution(fn)
+        if isinstance(source, dist.LogUniform):
+            return None, source.low * (source.high / source.low) ** quantile
+        return None, source.icdf(quantile)

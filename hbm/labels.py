@@ -33,6 +33,12 @@ LABELS: dict[str, Label] = {
         r"$\mathrm{yr}^{-1}$",
         "log10 of (star formation rate over the last 100 Myr / mass formed)",
     ),
+    "sfr_100": Label(
+        r"$\mathrm{SFR}_{100}$", "Msun/yr", _SFR, "star formation rate averaged over the last 100 Myr"
+    ),
+    "sfr_10": Label(
+        r"$\mathrm{SFR}_{10}$", "Msun/yr", _SFR, "star formation rate averaged over the last 10 Myr"
+    ),
     "logsfr_100": Label(
         r"$\log\,\mathrm{SFR}_{100}$",
         "dex(Msun/yr)",
@@ -52,9 +58,11 @@ LABELS: dict[str, Label] = {
     ),
     "dust1": Label(r"$\hat{\tau}_1$", "", "", "optical depth at 5500 A of birth clouds"),
     "dust2": Label(r"$\hat{\tau}_2$", "", "", "optical depth at 5500 A of diffuse dust"),
-    "dust_ratio": Label(r"$\hat{\tau}_1/\hat{\tau}_2$", "", "", "birth-cloud over diffuse optical depth"),
+    "dust1_fraction": Label(
+        r"$\hat{\tau}_1/\hat{\tau}_2$", "", "", "birth-cloud over diffuse optical depth at 5500 A"
+    ),
     "dust_index": Label(r"$\delta$", "", "", "slope of the diffuse attenuation curve relative to Calzetti"),
-    "av": Label(r"$A_V$", "mag", "mag", "attenuation by diffuse dust in V"),
+    "av": Label(r"$A_V$", "mag", "mag", "attenuation of the rest-frame V band by all dust"),
     "gas_logu": Label(r"$\log U$", "dex", "", "log10 of the ionization parameter"),
     "gas_logz": Label(
         r"$\log Z_\mathrm{gas}$", "dex", r"$\mathrm{Z}_\odot$", "log10 of gas over solar metallicity"
@@ -67,26 +75,45 @@ LABELS: dict[str, Label] = {
         r"$\log\tau$", "dex(Gyr)", "Gyr", "log10 of the e-folding time of a delayed exponential history"
     ),
     "tage": Label(r"$t_\mathrm{age}$", "Gyr", "Gyr", "time since star formation began"),
+    "tage_fraction": Label(
+        r"$t_\mathrm{age}/t_\mathrm{univ}$",
+        "",
+        "",
+        "time since star formation began over the age of the universe",
+    ),
     "duste_umin": Label(
         r"$U_\mathrm{min}$", "", "", "minimum radiation field heating the dust (Draine & Li 2007)"
     ),
     "duste_qpah": Label(r"$q_\mathrm{PAH}$", "percent", "%", "mass fraction of dust in PAHs"),
     "duste_gamma": Label(r"$\gamma_e$", "", "", "fraction of dust in intense radiation fields"),
-    "logsfr_ratios": Label(
-        r"$\log\,\mathrm{SFR}_{i}/\mathrm{SFR}_{i+1}$",
+    "logsfr_ratio_recent": Label(
+        r"$\log\,\mathrm{SFR}_{0}/\mathrm{SFR}_{1}$",
         "dex",
         "",
-        "log10 ratio of the star formation rates of adjacent age bins",
+        "log10 of (star formation rate over the last 10 Myr / from 10 to 100 Myr ago)",
+    ),
+    "logsfr_ratios": Label(
+        r"$\log\,\mathrm{SFR}_{i+2}/\mathrm{SFR}_{i+3}$",
+        "dex",
+        "",
+        "log10 ratio of the star formation rates of adjacent age bins older than 100 Myr",
     ),
     "sfr_bins": Label("SFR", "Msun/yr", _SFR, "star formation rate in each age bin"),
+    "error_floor": Label(r"$f_\mathrm{floor}$", "", "", "model error as a fraction of the model flux"),
+    "outlier_fraction": Label(r"$f_\mathrm{out}$", "", "", "fraction of bands that are outliers"),
+    "zero_point": Label(r"$\Delta m$", "mag", "mag", "zero point: catalogue minus true magnitude"),
     "mass_bins": Label(r"$M_\mathrm{bin}$", "Msun", _MSUN, "stellar mass formed in each age bin"),
 }
 """Known quantities by name; vectors share one entry."""
+
+N_RECENT_BIN = 2
+"""Age bins younger than 100 Myr, before the first that `logsfr_ratios` compares."""
 
 DIMENSIONS: dict[str, tuple[str, ...]] = {
     "logsfr_ratios": ("ratio",),
     "sfr_bins": ("bin",),
     "mass_bins": ("bin",),
+    "zero_point": ("band",),
 }
 """Axis names of the known vectors, after (chain, draw)."""
 
@@ -102,16 +129,24 @@ def split_component(name: str) -> tuple[str, tuple[int, ...]]:
 
 
 def label_of(name: str) -> Label:
-    """Label of a variable or of one component of a vector; an unknown name stands for itself."""
+    """Label of a variable or of one component of a vector; an unknown name stands for itself.
+
+    Component i of ``logsfr_ratios`` compares the bins i + 2 and i + 3 of ``sfr_bins``, counted from 0.
+    """
     base, index = split_component(name)
     known = LABELS.get(base, Label(base, "", "", base))
     if not index:
         return known
     text = ",".join(str(i) for i in index)
-    symbol = f"{known.symbol} [{text}]"
     if base == "logsfr_ratios":
-        symbol = rf"$\log\,\mathrm{{SFR}}_{{{index[0]}}}/\mathrm{{SFR}}_{{{index[0] + 1}}}$"
-    return known._replace(symbol=symbol, description=f"{known.description}, component {text}")
+        younger = index[0] + N_RECENT_BIN
+        return known._replace(
+            symbol=rf"$\log\,\mathrm{{SFR}}_{{{younger}}}/\mathrm{{SFR}}_{{{younger + 1}}}$",
+            description=f"log10 ratio of the star formation rates of `sfr_bins` {younger} and {younger + 1}",
+        )
+    return known._replace(
+        symbol=f"{known.symbol} [{text}]", description=f"{known.description}, component {text}"
+    )
 
 
 def axis_label(name: str) -> str:

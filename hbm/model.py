@@ -5,7 +5,6 @@ compiled SED model, the likelihood of the measured fluxes. `jax.vmap` runs it ov
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -16,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from hbm.config import ModelConfig
-from hbm.distributions import NormalReparam, TruncatedNormal
+from hbm.distributions import BetaOne, TruncatedNormal
 from hbm.prior import sample_parameters
 from sed.compiled import CompiledPhotometry, take
 from sed.likelihood import photometry_loglike
@@ -51,6 +50,8 @@ class GalaxyData(eqx.Module):
     """Rest-frame U, V, J at 10 pc with the same age bins (of the central redshift)."""
     zgrid: Float[ArrayLike, " znode"] | None
     """Redshift nodes, where the redshift is free."""
+    logmass_guess: Float[ArrayLike, ""]
+    """Rough log10 mass; only the sampler's coordinates depend on it, not the posterior."""
 
     def node(self, index: ArrayLike) -> CompiledPhotometry:
         """Compiled photometry at one node of `zgrid`."""
@@ -76,19 +77,13 @@ class GalaxyData(eqx.Module):
         return jnp.interp(zred, jnp.asarray(self.zgrid), jnp.asarray(self.age_universe))
 
 
-def photometric_model(data: GalaxyData, config: ModelConfig, *, use_data: bool = True) -> None:
-    """`photometric_statement` with every parameter sampled through a standard normal."""
-    through_normals = numpyro.handlers.reparam(photometric_statement, config=_through_normal)
-    through_normals(data, config, use_data=use_data)
-
-
-def _through_normal(site: dict[str, Any]) -> NormalReparam | None:
-    """Reparametrise every latent site but the normals themselves."""
-    is_base = site["name"].endswith("_base")
-    return None if site["is_observed"] or is_base else NormalReparam()
-
-
-def photometric_statement(data: GalaxyData, config: ModelConfig, *, use_data: bool = True) -> None:
+def photometric_model(
+    data: GalaxyData,
+    config: ModelConfig,
+    *,
+    use_data: bool = True,
+    model_flux: Float[Array, " band"] | None = None,
+) -> None:
     """NumPyro model of one galaxy's band fluxes.
 
     Parameters
@@ -99,15 +94,18 @@ def photometric_statement(data: GalaxyData, config: ModelConfig, *, use_data: bo
         What is fitted.
     use_data
         False leaves the likelihood out: the prior.
+    model_flux : maggies
+        Flux of the sampled parameters, if it is known already.
     """
     zred = jnp.asarray(data.zred)
     if data.zgrid is not None:
         zgrid = jnp.asarray(data.zgrid)
         zred = numpyro.sample("zred", TruncatedNormal(data.zred, data.zred_err, zgrid[0], zgrid[-1]))
-    params = _computed_once(sample_parameters(config, data.age_at(zred)))
+    params = sample_parameters(config, data.age_at(zred))
     floor, outlier_fraction, zero_point = sample_calibration(config, jnp.shape(data.flux)[-1])
     if use_data:
-        model_flux = data.model_flux(params, zred)
+        if model_flux is None:
+            model_flux = data.model_flux(params, zred)
         loglike = photometry_loglike(
             data.flux,
             data.flux_err,
@@ -122,7 +120,7 @@ def photometric_statement(data: GalaxyData, config: ModelConfig, *, use_data: bo
         numpyro.factor("photometry", loglike)
 
 
-def _computed_once(params: SEDParams) -> SEDParams:
+def computed_once(params: SEDParams) -> SEDParams:
     """The same parameters, held so that XLA computes them once.
 
     On CPUs XLA repeats cheap-looking scalar work inside every loop that uses it, here quantile functions
@@ -146,7 +144,7 @@ def sample_calibration(
         floor = float(config.error_floor)
     outlier_fraction: Float[ArrayLike, ""] = 0.0
     if config.outliers:
-        outlier_fraction = numpyro.sample("outlier_fraction", dist.Beta(*prior.outlier_fraction))
+        outlier_fraction = numpyro.sample("outlier_fraction", BetaOne(prior.outlier_fraction))
     zero_point = None
     if config.zero_point_sigma > 0:
         offsets = dist.Normal(0.0, config.zero_point_sigma).expand([n_band]).to_event(1)
@@ -187,7 +185,8 @@ def derived_quantities(
     dict
         ``sfr_100``, ``sfr_10`` (Msun/yr), ``logsfr_100``, ``logsfr_10``, ``mwa`` (Gyr), ``logmstar`` (log10
         surviving Msun), ``uv``, ``vj`` (rest-frame AB colours, as seen through the dust), ``av``
-        (attenuation in V, mag), ``flux`` (model fluxes, maggies) and ``sfr_bins`` (Msun/yr) for binned histories.
+        (attenuation in V, mag), ``flux`` (model fluxes, maggies, with the
+        zero-point offsets) and ``sfr_bins`` (Msun/yr) for binned histories.
     """
     params = parameters_from_sites(sites, config)
     zred = sites.get("zred", jnp.asarray(data.zred))
@@ -217,5 +216,5 @@ def derived_quantities(
         "uv": -2.5 * jnp.log10(rest[0] / rest[1]),
         "vj": -2.5 * jnp.log10(rest[1] / rest[2]),
         "av": -2.5 * jnp.log10(rest[1] / rest_clear[1]),
-        "flux": data.model_flux(params, zred),
+        "flux": data.model_flux(params, zred) * 10.0 ** (-0.4 * sites.get("zero_point", jnp.zeros(()))),
     }

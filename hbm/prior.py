@@ -5,10 +5,11 @@ Z(M) the mass-metallicity relation of Gallazzi et al. (2005), both in `hbm.relat
 
 - logmass uniform in (6, 12.7);
 - logssfr split normal about S: 0.5 dex above, 1.6 dex below, truncated to (-14, -8);
-- ratios of adjacent star formation rates: Student t, 2 degrees of freedom, scale 0.3 dex (Leja et al. 2019);
+- ratios of adjacent star formation rates: Student t, 2 degrees of freedom, scale 0.3 dex (Leja et al. 2019),
+  truncated to (-2, 2);
 - logzsol normal about Z(M) with 0.5 dex, truncated to (-2, 0.5);
 - dust2 normal (0.3, 1) truncated to (0, 4); dust1 / dust2 normal (1, 0.3) truncated to (0, 2), as in
-  Leja et al. (2017, ApJ 837, 170); dust_index normal (-0.2, 0.4) truncated to (-1, 0.4);
+  Leja et al. (2019, ApJ 877, 140); dust_index normal (-0.2, 0.4) truncated to (-1, 0.4);
 - gas_logu normal (-2.7, 0.6) truncated to (-4, -1).
 
 `hbm.model` samples all of them through standard normals (`hbm.distributions.NormalReparam`), which
@@ -69,14 +70,14 @@ def _sample_history(
     low, high = prior.logssfr
     sequence = jnp.clip(star_forming_sequence(logmass, age_universe_gyr), low + 1.0, high - 0.1)
     logssfr = numpyro.sample("logssfr", SplitNormal(sequence, *prior.logssfr_scatter, low=low, high=high))
-    ratio = StudentT2(prior.sfr_ratio_scale)
+    ratio = StudentT2(*prior.sfr_ratio)
     recent = numpyro.sample("logsfr_ratio_recent", ratio)
     older = numpyro.sample("logsfr_ratios", ratio.expand([config.n_old - 1]).to_event(1))
     return BinnedSFH(logmass, logssfr, recent, older)
 
 
 def _sample_dust_emission(config: ModelConfig) -> dict[str, Array]:
-    """Free parameters of the dust emission: ranges of Draine & Li (2007), as in Leja et al. (2017)."""
+    """Free parameters of the dust emission: over the range of the templates of Draine & Li (2007)."""
     if not (config.free_dust_emission and config.dust_emission):
         return {}
     return {

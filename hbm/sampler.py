@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 from numpyro.infer.hmc import hmc
-from numpyro.infer.util import ParamInfo, initialize_model
+from numpyro.infer.util import ParamInfo
 
 from hbm.config import ModelConfig
-from hbm.data import galaxy_axes
-from hbm.model import GalaxyData, photometric_model
+from hbm.galaxies import galaxy_axes
+from hbm.coordinates import build_posterior
+from hbm.model import GalaxyData
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -26,9 +26,9 @@ Progress = Callable[[int, int], None]
 class SamplerConfig(NamedTuple):
     """Lengths and switches of the sampler."""
 
-    n_warmup: int = 400
+    n_warmup: int = 500
     """Steps that adapt step size and mass matrix."""
-    n_draw: int = 500
+    n_draw: int = 1000
     """Draws kept per chain."""
     n_chain: int = 4
     """Chains per galaxy."""
@@ -57,35 +57,6 @@ class Draws(NamedTuple):
     """Leapfrog steps; (galaxy, chain, draw)."""
 
 
-class Posterior(NamedTuple):
-    """The posterior of one galaxy as functions of a flat unconstrained vector; everything may be vmapped."""
-
-    potential: Callable[[Float[Array, " dim"], GalaxyData], Float[Array, ""]]
-    """Minus log density, with the Jacobian of the transform."""
-    constrain: Callable[[Float[Array, " dim"], GalaxyData], dict[str, Array]]
-    """Values of all sites, deterministic ones too."""
-    dim: int
-    """Length of the vector."""
-    sampled: tuple[str, ...]
-    """Names of the sampled sites."""
-
-
-def build_posterior(config: ModelConfig, example: GalaxyData, model: Callable[..., None] = photometric_model) -> Posterior:
-    """Posterior functions of a NumPyro model ``model(data, config)`` for one galaxy."""
-    info = initialize_model(jax.random.key(0), model, model_args=(example, config), dynamic_args=True)
-    flat, unravel = ravel_pytree(info.param_info.z)
-
-    def potential(vector: Float[Array, " dim"], data: GalaxyData) -> Float[Array, ""]:
-        value = info.potential_fn(data, config)(unravel(vector))
-        return jnp.where(jnp.isfinite(value), value, jnp.inf)
-
-    def constrain(vector: Float[Array, " dim"], data: GalaxyData) -> dict[str, Array]:
-        sites: dict[str, Array] = info.postprocess_fn(data, config)(unravel(vector))
-        return sites
-
-    return Posterior(potential, constrain, int(flat.shape[0]), tuple(info.param_info.z))
-
-
 class NutsSampler:
     """NUTS for catalogues of galaxies that share bands and model. Compiles once per number of galaxies.
 
@@ -97,8 +68,6 @@ class NutsSampler:
         Lengths and switches.
     example
         Data of one galaxy, for the shapes.
-    model
-        NumPyro model ``model(data, config, use_data=True)`` of one galaxy.
     """
 
     def __init__(
@@ -106,14 +75,13 @@ class NutsSampler:
         config: ModelConfig,
         sampler: SamplerConfig,
         example: GalaxyData,
-        model: Callable[..., None] = photometric_model,
     ) -> None:
         if sampler.n_start < sampler.n_chain:
             raise ValueError(
                 f"`n_start` must be at least `n_chain`, got {sampler.n_start} and {sampler.n_chain}."
             )
-        self.config, self.sampler, self._model = config, sampler, model
-        self.posterior = build_posterior(config, example, model)
+        self.sampler = sampler
+        self.posterior = build_posterior(config, example)
         self._init, self._step = hmc(
             potential_fn_gen=lambda data: lambda vector: self.posterior.potential(vector, data), algo="NUTS"
         )
@@ -121,8 +89,8 @@ class NutsSampler:
         self._advance = jax.jit(self._advance_galaxies, static_argnames="length")
         self._constrain_all = jax.jit(self._constrain_galaxies)
 
-    def run(self, data: GalaxyData, key: Array, progress: Progress | None = None) -> Draws:
-        """Sample the posteriors of galaxies stacked by `hbm.data.stack_galaxies`.
+    def run(self, data: GalaxyData, key: Array, progress: Progress | None = None, *, factor: int = 1) -> Draws:
+        """Sample the posteriors of galaxies stacked by `hbm.galaxies.stack_galaxies`.
 
         Parameters
         ----------
@@ -132,6 +100,8 @@ class NutsSampler:
             Source of randomness.
         progress
             Told how many steps are done.
+        factor
+            Multiplies the number of draws.
         """
         n_galaxy = int(np.shape(data.flux)[0])
         setting = self.sampler
@@ -139,7 +109,7 @@ class NutsSampler:
         keys = jax.random.split(key_run, (n_galaxy, setting.n_chain))
         data = jax.device_put(data)
         state = self._initial_state(self._start(data, key_start), keys)
-        total = setting.n_warmup + setting.n_draw
+        total = setting.n_warmup + factor * setting.n_draw
         kept: list[Any] = []
         done = 0
         while done < total:

@@ -1,5 +1,6 @@
 """What is wrong with a catalogue, row by row; redshifts and bands as the column map says."""
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -93,7 +94,9 @@ def read_redshifts(
     names = [mapping.zred, mapping.zred_err, mapping.zred_lower, mapping.zred_upper]
     found = np.ones(len(ids), dtype=bool)
     if mapping.zred_table is not None:
-        beside = path.with_suffix(mapping.zred_table.suffix)
+        # Not `with_suffix`: of galaxies.cat.gz it would take off the .gz only.
+        stem = re.sub(r"\.[^.]+(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+        beside = path.with_name(stem + mapping.zred_table.suffix)
         where = repr(str(beside))
         if not beside.is_file():
             raise FileNotFoundError(f"`zred_table.suffix` of the column map asks for {where}: no such file.")

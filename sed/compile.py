@@ -6,27 +6,24 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
-from sed.compiled import CompiledDustEmission, CompiledLines, CompiledPhotometry
+from sed.compiled import CompiledContinuum, CompiledDustEmission, CompiledLines, CompiledPhotometry
 from sed.cosmology import Cosmology, default_cosmology
 from sed.dust import DustCurve, KriekConroy
 from sed.dust_emission import mixed_template
 from sed.filters import FilterSet
 from sed.nebular import line_profiles
-from sed.nodes import NodeFinder
+from sed.nodes import NodeFinder, band_node_count
 from sed.parameters import DelayedTauSFH, SEDParams
 from sed.photometry import IGMFunction, band_matrix, maggies_per_luminosity
 from sed.sfh import N_OLD_DEFAULT, agebins, bin_weights
 from sed.spectrum import LOG_AGE_BIRTH_CLOUD, energy_weights
 from sed.ssp import DustEmissionTable, SSPGrid
-from sed.tables import line_table
-
-N_NODE_DEFAULT = 6
-"""Nodes per band."""
+from sed.tables import ContinuumTable, continuum_table, line_table
 
 ENERGY_EDGES_AA = (912.0, 1400.0, 2100.0, 3200.0, 5000.0, 9000.0, 1e5)
-"""The absorbed energy is integrated over these pieces, each with as many nodes as a band."""
+"""The absorbed energy is integrated over these pieces."""
 
-
+_N_ENERGY_NODE = 5
 _ANY_TMAX_GYR = 10.0
 _NO_SFH = DelayedTauSFH(0.0, 1.0, 1.0)
 
@@ -64,12 +61,18 @@ class PhotometryCompiler:
     nebular, dust_emission
         Whether to include them; without effect if the grid does not have them.
     n_node
-        Wavelengths per band at which dust is evaluated.
+        Wavelengths per band at which dust is evaluated; None for as many as each band needs
+        (`sed.nodes.band_node_count`).
     duste_fixed
         Parameters of the dust emission, if they are not to be free: saves memory and time, and
         `CompiledPhotometry.flux` then does not look at its own.
     dtype
         Precision of the result.
+
+    Raises
+    ------
+    ValueError
+        If ``n_node`` is below 1.
     """
 
     def __init__(
@@ -84,13 +87,16 @@ class PhotometryCompiler:
         curve: type[DustCurve] = KriekConroy,
         nebular: bool = True,
         dust_emission: bool = True,
-        n_node: int = N_NODE_DEFAULT,
+        n_node: int | None = None,
         duste_fixed: DustEmissionParams | None = None,
         dtype: type = np.float32,
     ) -> None:
         self.grid, self.filters, self.sfh, self.n_old = grid, filters, sfh, n_old
         self.cosmology = default_cosmology() if cosmology is None else cosmology
-        self.igm, self.curve, self.n_node, self.dtype = igm, curve, n_node, dtype
+        self.igm, self.curve, self.dtype = igm, curve, dtype
+        if n_node is not None and n_node < 1:
+            raise ValueError(f"`n_node` must be at least 1, got {n_node}. None chooses for each band.")
+        self.n_nodes = tuple(band_node_count(f) if n_node is None else n_node for f in filters.filters)
         self._nebular = grid.nebular if nebular else None
         self._dust = grid.dust_emission if dust_emission else None
         if self._dust is not None and duste_fixed is not None:
@@ -98,9 +104,12 @@ class PhotometryCompiler:
         self._flux = np.array(grid.flux, np.float64)
         if self._nebular is not None:  # these photons become nebular emission
             self._flux[:, : self._nebular.n_age, : grid.n_ionizing] = 0.0
-        self._finder = NodeFinder(grid.wave, self._flux, curve, n_node)
-        energy = _energy_rows(grid.wave, self._nebular is None) if self._dust is not None else None
-        self._energy_rule = self._finder(np.zeros((0, len(grid.wave))) if energy is None else energy)
+        self._gas = self._continuum()
+        self._finder = NodeFinder(grid.wave, self._light(), curve)
+        energy = np.zeros((0, len(grid.wave)))
+        if self._dust is not None:
+            energy = _energy_rows(grid.wave, self._nebular is None or self._gas is not None)
+        self._energy_rule = self._finder(energy, (_N_ENERGY_NODE,) * len(energy))
         self._lines = self._profiles = None
         if self._nebular is not None:
             # Ages that ionize gas are younger than 100 Myr, where the bins are the same for all galaxies.
@@ -141,14 +150,13 @@ class PhotometryCompiler:
         parts = self._components(tmax_gyr)
         unit = maggies_per_luminosity(zred, lumdist_mpc)
         bands = band_matrix(self.grid.wave, self.filters, zred, igm=self.igm) * unit
-        nodes, basis = self._finder(bands)
+        nodes, basis = self._finder(bands, self.n_nodes)
         nodes = np.concatenate([nodes, self._energy_rule[0]])
         basis = np.concatenate([basis, self._energy_rule[1]])
         used = np.flatnonzero(np.any(basis != 0, axis=0))
         used = slice(used[0], used[-1] + 1)
         by_age = self._flux[:, :, used] @ basis[:, used].T  # met, age, out
         mstar = np.full(self.grid.flux.shape[:2], np.nan) if self.grid.mstar is None else self.grid.mstar
-        n_out = len(self.filters) * self.n_node
         return CompiledPhotometry(
             zred=self._cast(zred),
             logzsol=self._cast(self.grid.logzsol),
@@ -162,9 +170,9 @@ class PhotometryCompiler:
             log_age=None if parts.agebins is not None else self._cast(self.grid.log_age),
             line_weight=None if self._profiles is None else self._cast(bands @ self._profiles.T),
             lines=self._lines,
-            dust=self._dust_emission(basis[:n_out]),
-            n_band=len(self.filters),
-            n_node=self.n_node,
+            continuum=self._compiled_continuum(basis),
+            dust=self._dust_emission(basis[: sum(self.n_nodes)]),
+            n_nodes=self.n_nodes,
         )
 
     def _cast(self, value: object) -> np.ndarray:
@@ -173,6 +181,29 @@ class PhotometryCompiler:
     def _cast_tree(self, tree: DustCurve) -> DustCurve:
         cast: DustCurve = jax.tree.map(self._cast, tree)
         return cast
+
+    def _continuum(self) -> ContinuumTable | None:
+        """Spectra of the gas, if the grid has its continuum."""
+        if self._nebular is None or self._nebular.continuum is None:
+            return None
+        # As for the lines: the ages that ionize gas are in bins that are the same for all galaxies.
+        return continuum_table(self.grid, self._components(_ANY_TMAX_GYR).weight)
+
+    def _light(self) -> Float[np.ndarray, "met age wave"]:
+        """Starlight, and that of gas where it has a continuum: only where there is light matters."""
+        if self._gas is None or self._nebular is None:
+            return self._flux
+        flux = self._flux.copy()
+        table = self._gas.lnu
+        flux[:, : self._nebular.n_age] += table[len(table) // 2, table.shape[1] // 2].mean(axis=0)
+        return flux
+
+    def _compiled_continuum(self, basis: Float[np.ndarray, "out wave"]) -> CompiledContinuum | None:
+        gas = self._gas
+        if gas is None:
+            return None
+        table = np.matmul(gas.lnu, basis.T)
+        return CompiledContinuum(self._cast(gas.logz), self._cast(gas.logu), self._cast(table))
 
     def _dust_emission(self, rows: Float[np.ndarray, "out wave"]) -> CompiledDustEmission | None:
         """Templates through the bands' rules, then their energy."""
@@ -246,7 +277,7 @@ def compile_photometry(
     curve: type[DustCurve] = KriekConroy,
     nebular: bool = True,
     dust_emission: bool = True,
-    n_node: int = N_NODE_DEFAULT,
+    n_node: int | None = None,
     dtype: type = np.float32,
 ) -> CompiledPhotometry:
     """Compile the photometry of one galaxy; arguments and errors are those of `PhotometryCompiler`."""

@@ -10,6 +10,7 @@ At a known redshift and for known bands, everything but the parameters is integr
   the attenuation is interpolated by the best linear rule for the curves that the prior allows
   (`sed.nodes`).
 - E: energy absorbed, by the same rule over all wavelengths, re-emitted through templates D.
+- Nebular continuum, if the grid has it, is added to S like stars, from a table in log Z and log U.
 - L: luminosity of every line that matters, with its own attenuation.
 
 A spectrum of a few million multiplications becomes a few thousand.
@@ -33,6 +34,16 @@ from sed.sfh import bin_masses, binned_mean_age, delayed_tau_weights, mean_age_g
 _LN10 = float(np.log(10.0))
 
 
+def _product(left: Float[Array, "..."], right: Float[Array, "..."]) -> Array:
+    """Matrix product in the precision of the arrays: GPUs would round single precision to ten bits."""
+    return jnp.matmul(left, right, precision="highest")
+
+
+def _node_sum(n_nodes: tuple[int, ...]) -> Float[np.ndarray, "bandout band"]:
+    """Matrix that sums the nodes of each band."""
+    return np.repeat(np.eye(len(n_nodes)), n_nodes, axis=0)
+
+
 class CompiledLines(eqx.Module):
     """Emission lines of the components of a star formation history; the same for all galaxies."""
 
@@ -51,9 +62,24 @@ class CompiledLines(eqx.Module):
         # exp is several times faster than a power.
         per_mass = jnp.exp(_LN10 * interpolate_pair(self.loglum, at_z, at_u))
         n = per_mass.shape[0]
-        young, old = jnp.stack([masses[:n] * is_young[:n], masses[:n] * (1 - is_young[:n])]) @ per_mass
+        split = jnp.stack([masses[:n] * is_young[:n], masses[:n] * (1 - is_young[:n])])
+        young, old = _product(split, per_mass)
         passed = young * birth_cloud_transmission(self.curve, params.dust1) + old
         return young + old, passed * diffuse_transmission(self.curve, params.dust2, params.dust_index)
+
+
+class CompiledContinuum(eqx.Module):
+    """Nebular continuum at the nodes. Large for a delayed exponential, where each age has a row."""
+
+    logz: Float[ArrayLike, " gasz"]
+    logu: Float[ArrayLike, " gasu"]
+    table: Float[ArrayLike, "gasz gasu gascomp out"]
+    """Per Msun formed, as `CompiledPhotometry.stars`, of the components that ionize gas (the first ones)."""
+
+    def __call__(self, params: SEDParams) -> Float[Array, "gascomp out"]:
+        """Light of each component."""
+        at_z, at_u = bracket(self.logz, params.logzsol), bracket(self.logu, params.gas_logu)
+        return interpolate_pair(self.table, at_z, at_u)
 
 
 class CompiledDustEmission(eqx.Module):
@@ -80,7 +106,7 @@ class CompiledPhotometry(eqx.Module):
     zred: Float[ArrayLike, ""]
     logzsol: Float[ArrayLike, " met"]
     stars: Float[ArrayLike, "met comp out"]
-    """Starlight per Msun formed; ``out`` runs over bands, then energy pieces, each with all its nodes."""
+    """Starlight per Msun formed; ``out`` runs over the nodes of the bands, then of energy pieces."""
     curve: DustCurve
     """Attenuation at the nodes of ``out``."""
     mstar: Float[ArrayLike, "met comp"]
@@ -97,9 +123,10 @@ class CompiledPhotometry(eqx.Module):
     line_weight: Float[ArrayLike, "band line"] | None
     """Maggies per Lsun."""
     lines: CompiledLines | None
+    continuum: CompiledContinuum | None
     dust: CompiledDustEmission | None
-    n_band: int = eqx.field(static=True)
-    n_node: int = eqx.field(static=True)
+    n_nodes: tuple[int, ...] = eqx.field(static=True)
+    """Nodes of each band."""
 
     def component_masses(self, params: SEDParams) -> Float[Array, " comp"]:
         """Mass formed in each component, Msun."""
@@ -132,21 +159,26 @@ class CompiledPhotometry(eqx.Module):
             jax.lax.dynamic_slice_in_dim(jnp.asarray(self.stars), low, 2, axis=0)
         )
         ssp = (1 - dz) * pair[0] + dz * pair[1]
-        young, old = jnp.stack([masses * is_young, masses * (1 - is_young)]) @ ssp
+        split = jnp.stack([masses * is_young, masses * (1 - is_young)])
+        young, old = _product(split, ssp)
+        if self.continuum is not None:
+            gas = self.continuum(params)
+            from_gas = _product(split[:, : gas.shape[0]], gas)
+            young, old = young + from_gas[0], old + from_gas[1]
         diffuse = diffuse_transmission(self.curve, params.dust2, params.dust_index)
         cloud = birth_cloud_transmission(self.curve, params.dust1)
         seen = (young * cloud + old) * diffuse
-        n_out = self.n_band * self.n_node
+        n_out = sum(self.n_nodes)
         at_nodes = seen[:n_out]
         line_flux, line_absorbed = jnp.zeros(()), jnp.zeros(())
         if self.lines is not None:
             emitted, passed = self.lines.luminosity(params, masses, is_young)
-            line_flux = jnp.asarray(self.line_weight) @ passed
+            line_flux = _product(jnp.asarray(self.line_weight), passed)
             line_absorbed = jnp.sum(emitted - passed)
         if self.dust is not None:
             absorbed = jnp.sum(young[n_out:] + old[n_out:] - seen[n_out:]) + line_absorbed
             at_nodes = at_nodes + absorbed * self.dust.per_energy(params) * diffuse[:n_out]
-        return jnp.sum(at_nodes.reshape(self.n_band, self.n_node), axis=1) + line_flux
+        return _product(at_nodes, jnp.asarray(_node_sum(self.n_nodes), at_nodes.dtype)) + line_flux
 
     def mfrac(self, params: SEDParams) -> Float[Array, ""]:
         """Surviving over formed stellar mass; nan if the grid has no masses."""

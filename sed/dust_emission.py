@@ -2,7 +2,9 @@
 
 Dust heated by a range of radiation fields is the mix of two templates, (1 - gamma) at the field
 ``umin`` and gamma in a power law above it (their equation 33). The mix is scaled to the energy that
-the dust absorbs. FSPS also lets the diffuse dust dim this light once, and so do we.
+the dust absorbs, and the diffuse dust dims it in turn. FSPS heats the dust again by what is absorbed then,
+until that is less than 0.01 Lsun; we stop after one pass, which loses up to 0.2 % of the dust emission at
+dust2 = 4 and 0.02 % at 0.3.
 """
 
 import jax.numpy as jnp

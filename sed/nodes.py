@@ -11,15 +11,42 @@ Chaturantabut & Sorensen 2010, SIAM J. Sci. Comput. 32, 2737; nodes by pivoted Q
 2016): the functions span the leading singular vectors of a sample of curves.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.linalg
 from jaxtyping import Float
 
-from sed.dust import DustCurve, birth_cloud_transmission, diffuse_transmission
+from sed.dust import BIRTH_CLOUD_INDEX, WAVE_V_AA, DustCurve
+from sed.filters import Filter
 
 _N_SAMPLE = 96
 _DUST_MAX = 4.0
 _INDEX_RANGE = (-1.2, 0.6)
+
+_NEGLIGIBLE = 1e-30
+"""A curve that passes less than this part of a band's light does not shape its rule."""
+
+_DIM = 1e-3
+"""Below this part of a band's light, a curve's error counts in proportion to what it passes."""
+
+_ULTRAVIOLET_AA = 3200.0
+_N_ULTRAVIOLET = 6
+_N_BY_WIDTH = ((0.16, 3), (0.45, 4), (np.inf, 6))
+
+
+def band_node_count(band: Filter) -> int:
+    """Nodes that a band needs at any redshift: 6 in the ultraviolet, else by width.
+
+    The width is the logarithm of the ratio of the wavelengths where transmission is 1 % of its peak: 3
+    nodes below 0.16, 4 below 0.45 (all usual broad bands), else 6. Against the whole spectrum this leaves,
+    over galaxies with ``dust2`` up to 3 at zred < 2, a median of 0.02 % and a 99th percentile of 0.1 %.
+    """
+    if band.wave_pivot < _ULTRAVIOLET_AA:
+        return _N_ULTRAVIOLET
+    seen = band.wave[band.transmission > 0.01 * band.transmission.max()]
+    width = np.log(seen[-1] / seen[0])
+    return next(count for limit, count in _N_BY_WIDTH if width < limit)
 
 
 def attenuation_sample(
@@ -28,20 +55,19 @@ def attenuation_sample(
     """Attenuation of young and old stars for dust spread evenly over what priors allow.
 
     ``dust2`` and ``dust1`` from 0 to 4, ``dust_index`` from -1.2 to 0.6, by a Halton sequence; the first
-    row is no dust.
+    row is no dust. In double precision, whatever that of JAX.
     """
     from scipy.stats import qmc
 
     draws = qmc.Halton(3, scramble=False).random(_N_SAMPLE)
     at = curve.at(wave)
+    cloud = (wave / WAVE_V_AA) ** BIRTH_CLOUD_INDEX
     rows = []
     for i, (a, b, c) in enumerate(draws):
         index = _INDEX_RANGE[0] + b * (_INDEX_RANGE[1] - _INDEX_RANGE[0])
-        row = np.asarray(diffuse_transmission(at, float(_DUST_MAX * a), float(index)), np.float64)
-        if i % 2:
-            row = row * np.asarray(birth_cloud_transmission(at, float(_DUST_MAX * c)), np.float64)
-        rows.append(row)
-    return np.array(rows)
+        depth = _DUST_MAX * a * np.asarray(at(float(index)), np.float64)
+        rows.append(depth + (_DUST_MAX * c * cloud if i % 2 else 0.0))
+    return np.exp(-np.array(rows))
 
 
 class NodeFinder:
@@ -55,8 +81,6 @@ class NodeFinder:
         Spectra of the grid; where they have light decides where accuracy is spent.
     curve
         Kind of attenuation curve.
-    n_node
-        Nodes per row.
     """
 
     def __init__(
@@ -64,52 +88,76 @@ class NodeFinder:
         wave: Float[np.ndarray, " wave"],
         flux: Float[np.ndarray, "met age wave"],
         curve: type[DustCurve],
-        n_node: int,
     ) -> None:
-        if n_node < 1:
-            raise ValueError(f"`n_node` must be at least 1, got {n_node}.")
-        self.wave, self.n_node = wave, n_node
+        self.wave = wave
         self._curves = attenuation_sample(wave, curve)
         self._light = _typical_light(flux)
 
     def __call__(
-        self, rows: Float[np.ndarray, "row wave"]
+        self, rows: Float[np.ndarray, "row wave"], counts: Sequence[int]
     ) -> tuple[Float[np.ndarray, " out"], Float[np.ndarray, "out wave"]]:
         """Nodes and rules of projections (bands, energy pieces), one a row.
+
+        Parameters
+        ----------
+        rows
+            Projections of a spectrum.
+        counts
+            Number of nodes of each row.
 
         Returns
         -------
         wavelengths
-            ``n_node`` for each row, one row after the other, Angstrom.
+            The nodes of each row, one row after the other, Angstrom.
         basis
             ``basis[out] @ spectrum`` times the attenuation at the node, summed over a row's nodes, is the
             row's projection of the attenuated spectrum.
+
+        Raises
+        ------
+        ValueError
+            If a count is below 1.
         """
-        n_node, wave = self.n_node, self.wave
-        nodes = np.empty((len(rows), n_node))
-        basis = np.zeros((len(rows), n_node, len(wave)))
-        for i, row in enumerate(rows):
-            weight = row * self._light
-            inside = np.flatnonzero(weight > 1e-9 * max(weight.max(), 1e-300))
-            if len(inside) < n_node:  # no light here: any node will do, it carries what there is
-                nodes[i] = wave[np.argmax(row)]
-                basis[i, 0] = row
-                continue
-            root = np.sqrt(weight[inside] / weight.max())
-            sample = self._curves[:, inside]
-            sample = sample / (sample @ weight[inside])[:, None]
-            scaled = sample * root
-            # Leading left singular vectors through the small Gram matrix: ten times faster than an SVD.
-            n_sample = len(scaled)
-            _, coefficient = scipy.linalg.eigh(
-                scaled @ scaled.T, subset_by_index=(n_sample - n_node, n_sample - 1)
-            )
-            vectors = np.linalg.qr(scaled.T @ coefficient[:, ::-1])[0]
-            picked = np.sort(scipy.linalg.qr(vectors.T, pivoting=True, mode="r")[1][:n_node])
-            rule = np.linalg.solve((vectors[picked] / root[picked, None]).T, (vectors / root[:, None]).T)
-            nodes[i] = wave[inside[picked]]
-            basis[i][:, inside] = rule * row[inside]
-        return nodes.ravel(), basis.reshape(-1, len(wave))
+        nodes, rules = [], []
+        for row, count in zip(rows, counts, strict=True):
+            if count < 1:
+                raise ValueError(f"`counts` must be at least 1 for each row, got {count}.")
+            one = self._rule(row, count)
+            nodes.append(one[0])
+            rules.append(one[1])
+        if not nodes:
+            return np.zeros(0), np.zeros((0, len(self.wave)))
+        return np.concatenate(nodes), np.concatenate(rules)
+
+    def _rule(
+        self, row: Float[np.ndarray, " wave"], n_node: int
+    ) -> tuple[Float[np.ndarray, " node"], Float[np.ndarray, "node wave"]]:
+        """Nodes of one row; those that are not needed take no light."""
+        nodes = np.full(n_node, self.wave[np.argmax(row)])
+        basis = np.zeros((n_node, len(self.wave)))
+        weight = row * self._light
+        inside = np.flatnonzero(weight > 1e-9 * max(weight.max(), 1e-300))
+        if len(inside) < n_node:  # no light here: any node will do, it carries what there is
+            basis[0] = row
+            return nodes, basis
+        weight = weight[inside] / weight.max()
+        root = np.sqrt(weight)
+        sample = self._curves[:, inside]
+        passed = sample @ weight
+        keep = passed > _NEGLIGIBLE * passed.max()
+        # Relative accuracy is the aim, but less so for curves that put the light out.
+        part = passed[keep] / passed.max()
+        scaled = sample[keep] / (part + _DIM)[:, None] * root
+        # Leading left singular vectors through the small Gram matrix: ten times faster than an SVD.
+        n_sample = len(scaled)
+        n = min(n_node, n_sample)
+        _, coefficient = scipy.linalg.eigh(scaled @ scaled.T, subset_by_index=(n_sample - n, n_sample - 1))
+        vectors = np.linalg.qr(scaled.T @ coefficient[:, ::-1])[0]
+        picked = np.sort(scipy.linalg.qr(vectors.T, pivoting=True, mode="r")[1][:n])
+        rule = np.linalg.solve((vectors[picked] / root[picked, None]).T, (vectors / root[:, None]).T)
+        nodes[:n] = self.wave[inside[picked]]
+        basis[:n, inside] = rule * row[inside]
+        return nodes, basis
 
 
 def _typical_light(flux: Float[np.ndarray, "met age wave"]) -> Float[np.ndarray, " wave"]:

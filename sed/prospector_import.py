@@ -199,10 +199,10 @@ def translate_parameters(
         else:
             not_brought["sfh"] = f"sfh={number}: only bins (3) and delayed tau (4) are modelled here"
     settings = {name: float(value[name][0]) for name in _SETTINGS if name in value}
-    if settings.get("imf_type", 1) != 1:
-        not_brought["imf_type"] = "the grid is for a Chabrier mass function (1): masses are offset"
-    if settings.get("dust_type", 4) not in (2, 4):
-        not_brought["dust_type"] = "attenuation is Kriek & Conroy (4) or Calzetti (2) here"
+    for name, reason in _unlike_ours(settings, config).items():
+        not_brought.setdefault(name, reason)
+        values.pop(name, None)
+        free.discard(name)
     for name in config:
         if name in values or name in _HANDLED or name in not_brought or name in _SETTINGS:
             continue
@@ -215,6 +215,31 @@ def translate_parameters(
         else:
             not_brought[name] = _REASON.get(name, "no counterpart")
     return TranslatedModel(values, tuple(sorted(free)), _bounds(config, values), settings, not_brought)
+
+
+_FSPS_DEFAULTS = {"imf_type": 2.0, "dust_type": 0.0, "add_neb_emission": 0.0, "add_neb_continuum": 1.0}
+"""What python-fsps takes where a script says nothing."""
+
+
+def _unlike_ours(settings: Mapping[str, float], config: Mapping[str, object]) -> dict[str, str]:
+    """Switches, set or left at python-fsps's defaults, that have no counterpart."""
+    used = _FSPS_DEFAULTS | dict(settings)
+    found = {}
+    if used["imf_type"] != 1:
+        found["imf_type"] = (
+            f"imf_type={used['imf_type']:.0f}: the grid is for a Chabrier mass function (1), masses are offset"
+        )
+    if used["dust_type"] not in (2, 4):
+        found["dust_type"] = (
+            f"dust_type={used['dust_type']:.0f}: attenuation is Kriek & Conroy (4) or Calzetti (2) here"
+        )
+        if "dust_index" in config:
+            found["dust_index"] = "the slope of another curve: here it is an offset from Calzetti's"
+    elif used["dust_type"] == 4 and "dust_index" not in config:
+        found["dust_index"] = "python-fsps takes -0.7 where none is given; here the default is 0"
+    if used["add_neb_emission"] and used["add_neb_continuum"]:
+        found["add_neb_continuum"] = "the grid that comes with the package has no nebular continuum"
+    return found
 
 
 def _by_name(

@@ -112,7 +112,7 @@ class FSPSReference:
 
     dust_type: int = 4
     """Diffuse attenuation curve, FSPS's number: 4 Kriek & Conroy (2013), 2 Calzetti et al. (2000).
-    The second ignores ``dust_index`` and applies to all stars alike: set ``dust1`` to zero."""
+    The second ignores ``dust_index``. ``dust1`` acts on young stars with either."""
     neb_emission: bool = True
     """Nebular lines, drawn into the spectrum at the resolution of the stellar library."""
     neb_continuum: bool = False

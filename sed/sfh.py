@@ -10,6 +10,8 @@ with h_a the triangular function that is one at age a and zero at its neighbours
 than the first age take the first spectrum. This is what FSPS does (``sfh_weight.f90``).
 """
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -75,14 +77,17 @@ def bin_masses(
         )
     width = jnp.asarray(10.0 ** (agebins[:, 1] - 9) - 10.0 ** (agebins[:, 0] - 9), ratios.dtype)  # Gyr
     recent_fraction = 10.0 ** (jnp.asarray(sfh.logssfr) + LOG_AGE_RECENT)
-    rate = jnp.stack([10.0 ** jnp.asarray(sfh.logsfr_ratio_recent), jnp.ones((), ratios.dtype)])
-    recent = rate * width[:2]
-    recent = recent_fraction * recent / jnp.sum(recent)
-    log_rate = jnp.concatenate([jnp.zeros(1, ratios.dtype), -jnp.cumsum(ratios)])
-    log_rate = log_rate - jnp.max(log_rate)
-    old = 10.0**log_rate * width[2:]
-    old = (1 - recent_fraction) * old / jnp.sum(old)
-    return 10.0 ** jnp.asarray(sfh.logmass) * jnp.concatenate([recent, old])
+    zero = jnp.zeros(1, ratios.dtype)
+    recent = _split(jnp.append(jnp.asarray(sfh.logsfr_ratio_recent, ratios.dtype), zero), width[:2])
+    old = _split(jnp.append(zero, -jnp.cumsum(ratios)), width[2:])
+    fractions = jnp.append(recent_fraction * recent, (1 - recent_fraction) * old)
+    return 10.0 ** jnp.asarray(sfh.logmass) * fractions
+
+
+def _split(log_rate: Float[Array, " bin"], width: Float[Array, " bin"]) -> Float[Array, " bin"]:
+    """Part of the mass in each bin; the largest rate is taken out first, so that none overflows."""
+    mass = 10.0 ** (log_rate - jnp.max(log_rate)) * width
+    return mass / jnp.sum(mass)
 
 
 def _hat_integral(log_t: np.ndarray, log_age: np.ndarray) -> np.ndarray:
@@ -185,16 +190,40 @@ def binned_mean_age(
     return jnp.sum(masses * jnp.asarray(middle, masses.dtype)) / jnp.sum(masses)
 
 
-def delayed_tau_sfr(sfh: DelayedTauSFH, average_gyr: float) -> Float[Array, ""]:
-    r"""Star formation rate averaged over the last ``average_gyr``, Msun/yr, in closed form.
+def delayed_tau_logsfr(sfh: DelayedTauSFH, average_gyr: float) -> Float[Array, ""]:
+    r"""log10 of the star formation rate averaged over the last ``average_gyr``, Msun/yr, in closed form.
 
-    .. math:: M(<T) \propto 1 - (1 + T/\tau) e^{-T/\tau}
+    The part of the mass formed in the last D of a history of age T is
+
+    .. math:: \frac{F(T/\tau) - F(a)}{F(T/\tau)} = \frac{e^{-a} [a (1 - e^{-d}) + F(d)]}{F(T/\tau)},
+              \quad F(x) = 1 - (1 + x) e^{-x}, \; a = (T - D)/\tau, \; d = D/\tau,
+
+    and 1 where T < D. The logarithm stays finite where the rate itself underflows (old, short ``tau``).
+
+    Parameters
+    ----------
+    average_gyr : Gyr
+        D, > 0. A younger history is averaged over D too.
     """
     tage, tau = jnp.asarray(sfh.tage), jnp.asarray(sfh.tau)
+    a = jnp.maximum(tage - average_gyr, 0.0) / tau
+    d = jnp.minimum(tage, average_gyr) / tau
+    # Only sums of positive terms: no digits are lost.
+    log_part = -a + jnp.log(-a * jnp.expm1(-d) + _formed(d)) - jnp.log(_formed(tage / tau))
+    return jnp.asarray(sfh.logmass) + log_part / np.log(10.0) - np.log10(average_gyr * 1e9)
 
-    def formed(t: Array) -> Array:
-        x = jnp.maximum(t, 0.0) / tau
-        return -jnp.expm1(-x) - x * jnp.exp(-x)
 
-    mass = 10.0 ** jnp.asarray(sfh.logmass)
-    return mass * (1 - formed(tage - average_gyr) / formed(tage)) / (average_gyr * 1e9)
+def delayed_tau_sfr(sfh: DelayedTauSFH, average_gyr: float) -> Float[Array, ""]:
+    """Star formation rate averaged over the last ``average_gyr``, Msun/yr; see `delayed_tau_logsfr`."""
+    return 10.0 ** delayed_tau_logsfr(sfh, average_gyr)
+
+
+_SMALL = 0.3
+_SERIES = [(-1.0) ** k * (k - 1) / math.factorial(k) for k in range(12, 1, -1)]
+
+
+def _formed(x: Float[Array, ""]) -> Float[Array, ""]:
+    """F(x) = 1 - (1 + x) exp(-x), by its series where the difference would lose digits."""
+    small = jnp.minimum(x, _SMALL)
+    series = small**2 * jnp.polyval(jnp.asarray(_SERIES, x.dtype), small)
+    return jnp.where(x < _SMALL, series, -jnp.expm1(-x) - x * jnp.exp(-x))

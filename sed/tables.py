@@ -1,4 +1,4 @@
-"""Line luminosities per mass formed, for the components of a star formation history."""
+"""Emission of gas per mass formed, for the components of a star formation history."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 
 from sed.constants import LIGHT_AA
 from sed.nebular import photon_rates
-from sed.ssp import SSPGrid
+from sed.ssp import NebularTable, SSPGrid
 
 LINE_FLOOR = 3e-5
 """A line is left out if it is never brighter than this times nu L_nu of the stars around it, for a
@@ -43,19 +43,66 @@ def line_table(grid: SSPGrid, age_weight: Float[np.ndarray, "comp age"]) -> Line
     table = grid.nebular
     if table is None:
         raise ValueError("`grid` has no nebular table; build one with `hbm grid build`.")
-    logz = np.union1d(np.round(grid.logzsol, 6), np.round(table.gas_logz, 6))
-    logz = _doubled(_doubled(logz[(logz >= grid.logzsol[0] - 1e-6) & (logz <= grid.logzsol[-1] + 1e-6)]))
+    logz = _doubled(_doubled(_metallicities(grid, table)))
     logu = _doubled(table.gas_logu)
     kept = _bright_lines(grid)
     rate = _interpolate(grid.logzsol, photon_rates(grid), logz)  # linez, nebage
     per_photon = np.asarray(table.line_loglum[..., kept], np.float64)
     per_photon = _interpolate(table.gas_logz, per_photon, logz)
     per_photon = np.moveaxis(_interpolate(table.gas_logu, np.moveaxis(per_photon, 1, 0), logu), 0, 1)
-    ionizing = np.flatnonzero(age_weight[:, : table.n_age].sum(axis=1) > 0)
-    weight = age_weight[: ionizing[-1] + 1, : table.n_age]
-    emitted = weight[None] * rate[:, None, :]  # linez, comp, nebage
+    emitted = _ionizing(age_weight, table.n_age)[None] * rate[:, None, :]  # linez, comp, nebage
     luminosity = np.matmul(emitted[:, None], 10.0**per_photon)  # linez, lineu, comp, line
     return LineTable(logz, logu, np.log10(luminosity + 1e-30), table.line_wave[kept], kept)
+
+
+class ContinuumTable(NamedTuple):
+    """Nebular continuum with gas of the stars' metallicity."""
+
+    logz: Float[np.ndarray, " gasz"]
+    """Nodes in log10 Z (solar)."""
+    logu: Float[np.ndarray, " gasu"]
+    """Nodes in log10 of the ionization parameter."""
+    lnu: Float[np.ndarray, "gasz gasu gascomp wave"]
+    """Lsun/Hz per Msun formed of each component that ionizes gas (the first ones)."""
+
+
+def continuum_table(grid: SSPGrid, age_weight: Float[np.ndarray, "comp age"]) -> ContinuumTable:
+    """Sum the nebular continuum over the ages of each component.
+
+    It is to be interpolated linearly: integrals through the rules of `sed.nodes` can be negative, and per
+    photon the continuum changes so little between nodes (a tenth) that the logarithm would gain nothing.
+
+    Raises
+    ------
+    ValueError
+        If the grid has no nebular continuum.
+    """
+    table = grid.nebular
+    if table is None or table.continuum is None:
+        raise ValueError("`grid` has no nebular continuum.")
+    logz = _metallicities(grid, table)
+    rate = _interpolate(grid.logzsol, photon_rates(grid), logz)  # gasz, nebage
+    emitted = _ionizing(age_weight, table.n_age)[None] * rate[:, None, :]  # gasz, comp, nebage
+    shape = (len(logz), len(table.gas_logu), emitted.shape[1], len(grid.wave))
+    lnu = np.empty(shape, np.float32)  # in single precision: one row for each age would be large
+    for j in range(len(table.gas_logu)):
+        per_photon = 10.0 ** _interpolate(table.gas_logz, np.asarray(table.continuum[:, j], np.float64), logz)
+        lnu[:, j] = np.matmul(emitted, per_photon)
+    return ContinuumTable(logz, np.asarray(table.gas_logu), lnu)
+
+
+def _metallicities(grid: SSPGrid, table: NebularTable) -> Float[np.ndarray, " logz"]:
+    """Nodes of stars and of gas within the range of the stars."""
+    logz = np.union1d(np.round(grid.logzsol, 6), np.round(table.gas_logz, 6))
+    return logz[(logz >= grid.logzsol[0] - 1e-6) & (logz <= grid.logzsol[-1] + 1e-6)]
+
+
+def _ionizing(
+    age_weight: Float[np.ndarray, "comp age"], n_age: int
+) -> Float[np.ndarray, "ionizingcomp nebage"]:
+    """Weights of the first ages, up to the last component that has some of them."""
+    ionizing = np.flatnonzero(age_weight[:, :n_age].sum(axis=1) > 0)
+    return age_weight[: ionizing[-1] + 1, :n_age]
 
 
 def _bright_lines(grid: SSPGrid) -> Int[np.ndarray, " line"]:

@@ -57,7 +57,7 @@ def demo(
     """
     with plain_errors():
         from hbm.demo import load_demo
-        from hbm.fit import fit
+        from hbm.fitting import fit
         from hbm.results import result_path, write_table
         from hbm.sampler import SamplerConfig
 

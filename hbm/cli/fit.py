@@ -174,7 +174,7 @@ def fit(
         todo = chosen.select([i for i, name in enumerate(chosen.id) if overwrite or name not in there])
 
         from hbm.config import ModelConfig
-        from hbm.fit import fit as fit_catalog
+        from hbm.fitting import fit as fit_catalog
         from hbm.sampler import SamplerConfig
         from sed.io import load_grid
 

@@ -16,6 +16,10 @@ def prior(
         "prior.png"
     ),
     sfh: Annotated[History, typer.Option(help="Star formation history.")] = History.binned,
+    grid: Annotated[
+        Path | None,
+        typer.Option(help="Grid, whose oldest age limits the age bins.", show_default="the shipped grid"),
+    ] = None,
     draws: Annotated[int, typer.Option(min=100, help="Number of draws.")] = 20_000,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same figure.")] = 0,
 ) -> None:
@@ -35,8 +39,10 @@ def prior(
 
         from hbm.config import ModelConfig
         from hbm.plots.prior import plot_prior
+        from sed.io import load_grid
 
-        figure = plot_prior(ModelConfig(sfh=sfh.value), zred, n_draw=draws, seed=seed)
+        model_grid = None if grid is None else load_grid(grid)
+        figure = plot_prior(ModelConfig(sfh=sfh.value), zred, grid=model_grid, n_draw=draws, seed=seed)
         out.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(out)
         stdout().print(escape(str(out)), soft_wrap=True)

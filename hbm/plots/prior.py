@@ -16,8 +16,10 @@ from hbm.labels import axis_label
 from hbm.plots.style import INK, MODEL, TRUTH, decades, style
 from hbm.prior import sample_parameters
 from hbm.relations import mass_metallicity, star_forming_sequence
+from sed.io import load_grid
 from sed.parameters import BinnedSFH, DelayedTauSFH
-from sed.sfh import agebins, bin_masses, delayed_tau_sfr
+from sed.sfh import agebins, bin_masses, delayed_tau_logsfr
+from sed.ssp import SSPGrid
 
 _RATE_LABEL = r"SFR / $\langle$SFR$\rangle$"
 _N_MASS = 24
@@ -25,9 +27,20 @@ _BLUES = LinearSegmentedColormap.from_list("blues", ("white", "#cfe1ee", "#86b4d
 
 
 def prior_draws(
-    config: ModelConfig, zred: float, *, n_draw: int = 20_000, seed: int = 0
+    config: ModelConfig, zred: float, *, grid: SSPGrid | None = None, n_draw: int = 20_000, seed: int = 0
 ) -> dict[str, Float[np.ndarray, "draw ..."]]:
     """Draws from the interim prior of a galaxy at a known redshift; no data come in.
+
+    Parameters
+    ----------
+    config
+        What would be fitted.
+    zred
+        Redshift, which sets the age of the universe.
+    grid
+        Stellar populations, whose oldest age limits the age bins; the shipped grid by default.
+    n_draw, seed
+        Number of draws and their seed.
 
     Returns
     -------
@@ -47,7 +60,7 @@ def prior_draws(
     def model() -> None:
         sample_parameters(config, jnp.asarray(age))
 
-    bins = agebins(age, config.n_old)
+    bins = _bins(config, age, grid)
 
     @jax.jit
     def draw(key: Array) -> dict[str, Array]:
@@ -57,21 +70,34 @@ def prior_draws(
     return {name: np.asarray(values, dtype=np.float64) for name, values in draw(jax.random.key(seed)).items()}
 
 
-def _history(sites: dict[str, Array], bins: Float[np.ndarray, "bin 2"]) -> dict[str, Array]:
+def _history(sites: dict[str, Array], bins: Float[np.ndarray, "bin 2"] | None) -> dict[str, Array]:
     """Derive what one draw of the sites implies for the star formation history."""
-    mass = 10.0 ** sites["logmass"]
-    if "tau" in sites:
-        rate = delayed_tau_sfr(DelayedTauSFH(sites["logmass"], sites["tage"], sites["tau"]), 0.1)
-        return {"logssfr": jnp.log10(jnp.maximum(rate / mass, 1e-30))}  # exp(-age / tau) underflows
-    # Single precision ends at 1e38, the Student t does not.
-    recent = jnp.clip(sites["logsfr_ratio_recent"], -30.0, 30.0)
-    masses = bin_masses(BinnedSFH(sites["logmass"], sites["logssfr"], recent, sites["logsfr_ratios"]), bins)
+    if bins is None:
+        history = DelayedTauSFH(sites["logmass"], sites["tage"], sites["tau"])
+        return {"logssfr": delayed_tau_logsfr(history, 0.1) - sites["logmass"]}
+    masses = bin_masses(
+        BinnedSFH(sites["logmass"], sites["logssfr"], sites["logsfr_ratio_recent"], sites["logsfr_ratios"]),
+        bins,
+    )
     width = 10.0 ** bins[:, 1] - 10.0 ** bins[:, 0]
-    return {"relative_sfr": masses / mass * (10.0 ** bins[-1, 1] / width)}
+    return {"relative_sfr": masses / 10.0 ** sites["logmass"] * (10.0 ** bins[-1, 1] / width)}
+
+
+def _bins(config: ModelConfig, age: float, grid: SSPGrid | None) -> Float[np.ndarray, "bin 2"] | None:
+    """Age bins of a binned history, as the photometry is compiled: no older than the grid."""
+    if config.sfh != "binned":
+        return None
+    grid = load_grid() if grid is None else grid
+    return agebins(min(age, grid.max_age_gyr), config.n_old)
 
 
 def plot_prior(
-    config: ModelConfig | None = None, zred: float = 0.7, *, n_draw: int = 20_000, seed: int = 0
+    config: ModelConfig | None = None,
+    zred: float = 0.7,
+    *,
+    grid: SSPGrid | None = None,
+    n_draw: int = 20_000,
+    seed: int = 0,
 ) -> Figure:
     """Panels of the interim prior, from draws.
 
@@ -84,36 +110,40 @@ def plot_prior(
         What would be fitted; ``ModelConfig()`` by default.
     zred
         Redshift, which sets the age of the universe.
+    grid
+        Stellar populations, whose oldest age limits the age bins; the shipped grid by default.
     n_draw, seed
         Number of draws and their seed.
     """
     config = ModelConfig() if config is None else config
-    draws = prior_draws(config, zred, n_draw=n_draw, seed=seed)
+    draws = prior_draws(config, zred, grid=grid, n_draw=n_draw, seed=seed)
     age = _age_universe(config, zred)
+    bins = _bins(config, age, grid)
     prior = config.prior
     mass = np.linspace(*prior.logmass, 40)
     with style():
         figure = Figure(figsize=(14.0, 7.0), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
         panels = figure.subplots(2, 4).ravel()
         sequence = np.asarray(star_forming_sequence(mass, age))
-        _against_mass(panels[0], draws, "logssfr", (-14.0, -8.0), mass, sequence, "Speagle et al. 2014")
+        _against_mass(panels[0], draws, "logssfr", prior.logssfr, mass, sequence, "Speagle et al. 2014")
         metallicity = np.asarray(mass_metallicity(mass))
         _against_mass(panels[1], draws, "logzsol", prior.logzsol, mass, metallicity, "Gallazzi et al. 2005")
         centre, width, top = prior.dust2
         _histogram(panels[2], draws["dust2"], (0.0, top), axis_label("dust2"), _normal(centre, width))
         centre, width, top = prior.dust1_fraction
-        ratio = draws["dust1"] / draws["dust2"]
-        _histogram(panels[3], ratio, (0.0, top), axis_label("dust_ratio"), _normal(centre, width))
+        ratio = draws["dust1_fraction"]
+        _histogram(panels[3], ratio, (0.0, top), axis_label("dust1_fraction"), _normal(centre, width))
         for axes, name in ((panels[4], "dust_index"), (panels[5], "gas_logu")):
             if name in draws:
                 centre, width, low, top = getattr(prior, name)
                 words = _normal(centre, width)
                 _histogram(axes, draws[name], (low, top), axis_label(name), words)
-        if config.sfh == "binned":
+        if bins is not None:
             label = r"$\log$ (ratio of adjacent SFRs)"
-            words = f"Student t, 2 d.o.f., scale {prior.sfr_ratio_scale:g}"
-            _histogram(panels[6], draws["logsfr_ratios"].ravel(), (-2.5, 2.5), label, words)
-            _shape(panels[7], draws["relative_sfr"], agebins(age, config.n_old), zred)
+            scale, bound = prior.sfr_ratio
+            words = f"Student t, 2 d.o.f., scale {scale:g}"
+            _histogram(panels[6], draws["logsfr_ratios"].ravel(), (-bound, bound), label, words)
+            _shape(panels[7], draws["relative_sfr"], bins, zred)
         else:
             _histogram(panels[6], np.log10(draws["tau"]), prior.logtau, axis_label("logtau"), "uniform")
             _histogram(panels[7], draws["tage"], (0.0, age), axis_label("tage"), "uniform")

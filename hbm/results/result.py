@@ -203,11 +203,12 @@ def make_result(
     if agebins is not None:
         constant["agebins"] = (("bin", "edge"), agebins, {"units": "dex(yr)", "description": "age bin edges"})
     names = {"band": list(bands.filter_names)}
+    drawn = xr.Dataset({name: _variable(name, values) for name, values in posterior.items()})
+    if "band" in drawn.dims:
+        drawn = drawn.assign_coords(names)
     az = import_arviz()
     idata = az.InferenceData(
-        posterior=xr.Dataset(
-            {name: _variable(name, values) for name, values in posterior.items()}
-        ).assign_coords(chain=np.arange(flux.shape[0]), draw=np.arange(flux.shape[1])),
+        posterior=drawn.assign_coords(chain=np.arange(flux.shape[0]), draw=np.arange(flux.shape[1])),
         sample_stats=xr.Dataset({name: (("chain", "draw"), values) for name, values in sample_stats.items()}),
         posterior_predictive=xr.Dataset(
             {

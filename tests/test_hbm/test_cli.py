@@ -99,7 +99,7 @@ def make_fit(catalog: Catalog, row: int, convergence: Convergence, *, binned: bo
 
 
 class FitStandIn:
-    """In place of `hbm.fit.fit`: results at once, "b2" not converged; keeps what it was called with."""
+    """In place of `hbm.fit`: results at once, "b2" not converged; keeps what it was called with."""
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []
@@ -118,9 +118,9 @@ class FitStandIn:
 @pytest.fixture
 def fit(monkeypatch: pytest.MonkeyPatch) -> FitStandIn:
     stand_in = FitStandIn()
-    module = ModuleType("hbm.fit")
+    module = ModuleType("hbm.fitting")
     module.fit = stand_in  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "hbm.fit", module)
+    monkeypatch.setitem(sys.modules, "hbm.fitting", module)
     return stand_in
 
 
@@ -231,12 +231,12 @@ def test_the_real_fit_takes_what_the_commands_give(table: Path, tmp_path: Path, 
     import importlib
 
     del spectra
-    real = inspect.signature(importlib.import_module("hbm.fit").fit)
+    real = inspect.signature(importlib.import_module("hbm.fitting").fit)
     with pytest.MonkeyPatch.context() as patch:
         stand_in = FitStandIn()
-        module = ModuleType("hbm.fit")
+        module = ModuleType("hbm.fitting")
         module.fit = stand_in  # type: ignore[attr-defined]
-        patch.setitem(sys.modules, "hbm.fit", module)
+        patch.setitem(sys.modules, "hbm.fitting", module)
         run("fit", table, "--out", tmp_path / "out")
         run("demo", "--outdir", tmp_path / "demo")
     for call in stand_in.calls:

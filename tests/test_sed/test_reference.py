@@ -220,7 +220,24 @@ def test_binned_model_keeps_its_masses() -> None:
     for name in ("logmass", "logssfr", "logsfr_ratio_recent", "logsfr_ratios"):
         np.testing.assert_allclose(model.values[name], getattr(BINNED.sfh, name), atol=1e-5)
     assert model.free == ("logmass", "logsfr_ratio_recent", "logsfr_ratios", "logssfr")
-    assert model.not_brought == {}
+    assert set(model.not_brought) == {"imf_type", "dust_type"}  # python-fsps's defaults are not ours
+
+
+def test_defaults_of_fsps_are_said() -> None:
+    ours = {name: {"init": value} for name, value in {"imf_type": 1, "dust_type": 4, "sfh": 4}.items()}
+    slope = {"dust_index": {"init": -0.3, "isfree": True}}
+    assert translate_parameters(ours | slope).not_brought == {}
+    assert translate_parameters(ours | slope).values == pytest.approx({"dust_index": -0.3})
+    assert "takes -0.7" in translate_parameters(ours).not_brought["dust_index"]
+    power_law = translate_parameters({"imf_type": {"init": 1}, "sfh": {"init": 4}} | slope)
+    assert set(power_law.not_brought) == {"dust_type", "dust_index"}
+    assert "dust_type=0" in power_law.not_brought["dust_type"]
+    assert power_law.values == {}
+    assert power_law.free == ()
+    gas = {"add_neb_emission": {"init": True}}
+    assert set(translate_parameters(ours | slope | gas).not_brought) == {"add_neb_continuum"}
+    without = gas | {"add_neb_continuum": {"init": False}}
+    assert translate_parameters(ours | slope | without).not_brought == {}
 
 
 def test_rebinned_history_forms_the_same_stars() -> None:
@@ -341,7 +358,7 @@ class TestFSPS:
 
         tau = translate_parameters(TemplateLibrary["parametric_sfh"] | TemplateLibrary["nebular"])
         assert {"logmass", "tage", "tau", "dust2", "logzsol"} == set(tau.free)
-        assert set(tau.not_brought) == {"imf_type", "dust_type"}  # Kroupa and a power law
+        assert set(tau.not_brought) == {"imf_type", "dust_type", "add_neb_continuum"}  # Kroupa, a power law
         assert tau.bounds["logmass"] == pytest.approx((8, 12))
         binned = translate_parameters(TemplateLibrary["continuity_sfh"])
         assert {"logssfr", "logsfr_ratios", "logmass"} <= set(binned.free)

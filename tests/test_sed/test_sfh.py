@@ -9,10 +9,12 @@ from scipy.integrate import quad
 
 from sed.parameters import BinnedSFH, DelayedTauSFH
 from sed.sfh import (
+    _formed,
     agebins,
     bin_masses,
     bin_weights,
     binned_mean_age,
+    delayed_tau_logsfr,
     delayed_tau_sfr,
     delayed_tau_weights,
     mean_age_gyr,
@@ -72,6 +74,18 @@ def test_bin_masses_survive_heavy_tails() -> None:
         ratios = jnp.array([0.0, extreme, 0.0, -0.5 * extreme])
         mass = bin_masses(BinnedSFH(jnp.array(10.0), jnp.array(-9.0), jnp.array(0.0), ratios), agebins(8.0))
         assert float(jnp.sum(mass)) == pytest.approx(1e10, rel=1e-5)
+
+
+@pytest.mark.parametrize("extreme", [-300.0, -60.0, 60.0, 300.0])
+def test_recent_ratio_may_be_extreme_in_single_precision(extreme: float) -> None:
+    def masses(ratio: jax.Array) -> jax.Array:
+        return bin_masses(BinnedSFH(jnp.float32(10), jnp.float32(-9), ratio, jnp.zeros(4)), agebins(8.0))
+
+    mass, slope = jax.jvp(masses, (jnp.float32(extreme),), (jnp.float32(1),))
+    assert mass.dtype == jnp.float32
+    assert np.all(np.isfinite(slope))
+    expected = [1e9, 0.0] if extreme > 0 else [0.0, 1e9]  # all of the last 100 Myr in one of its bins
+    np.testing.assert_allclose(mass[:2], expected, rtol=1e-5)
 
 
 def test_bin_masses_refuses_wrong_number_of_ratios() -> None:
@@ -135,15 +149,35 @@ def test_delayed_tau_gradient_is_that_of_finite_differences() -> None:
             assert gradient[i] == pytest.approx(expected, rel=1e-5)
 
 
-def test_delayed_tau_sfr_is_the_mean_rate() -> None:
-    tage, tau, window = 4.0, 1.2, 0.1
-
+@pytest.mark.parametrize("window", [0.01, 0.1])
+@pytest.mark.parametrize(
+    ("tage", "tau"), [(4.0, 1.2), (12.0, 0.1), (13.0, 31.0), (0.12, 31.0), (0.02, 5.0), (0.005, 0.3), (3.0, 0.7)]
+)
+def test_delayed_tau_logsfr_is_the_mean_rate(tage: float, tau: float, window: float) -> None:
     def rate(t: float) -> float:
-        return t * np.exp(-t / tau)
+        return t * np.exp(-(t - tage) / tau)  # one at the end, so that nothing underflows
 
-    recent, total = quad(rate, tage - window, tage)[0], quad(rate, 0, tage)[0]
-    expected = 10**10.5 * recent / total / (window * 1e9)
-    assert float(delayed_tau_sfr(DelayedTauSFH(10.5, tage, tau), window)) == pytest.approx(expected, rel=2e-4)
+    start = max(tage - window, 0.0)
+    recent = quad(rate, start, tage, epsabs=0, epsrel=1e-11)[0]
+    total = quad(rate, 0, tage, epsabs=0, epsrel=1e-11, points=[min(tau, 0.5 * tage)])[0]
+    expected = 10.5 + np.log10(recent / total) - np.log10(window * 1e9)
+    sfh = DelayedTauSFH(*(jnp.float32(value) for value in (10.5, tage, tau)))
+    result = delayed_tau_logsfr(sfh, window)
+    assert result.dtype == jnp.float32
+    assert float(result) == pytest.approx(expected, rel=3e-7, abs=3e-6)
+    if expected > -30:
+        assert float(delayed_tau_sfr(sfh, window)) == pytest.approx(10**expected, rel=5e-5)
+    slope = jax.grad(lambda tau: delayed_tau_logsfr(DelayedTauSFH(10.5, jnp.float32(tage), tau), window))
+    assert np.isfinite(slope(jnp.float32(tau)))
+
+
+def test_delayed_tau_logsfr_is_smooth_where_its_series_ends() -> None:
+    with jax.enable_x64(True):
+        tau = jnp.asarray(0.1 / 0.3) * (1 + jnp.array([-1e-7, 1e-7]))
+        low, high = jax.vmap(lambda tau: delayed_tau_logsfr(DelayedTauSFH(0.0, 2.0, tau), 0.1))(tau)
+        assert float(high) == pytest.approx(float(low), abs=1e-5)
+        exact = [1 - np.exp(-x) - x * np.exp(-x) for x in 0.1 / np.asarray(tau)]
+        np.testing.assert_allclose([float(_formed(0.1 / t)) for t in tau], exact, rtol=1e-13)
 
 
 def test_mean_ages() -> None:

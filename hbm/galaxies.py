@@ -7,15 +7,17 @@ import equinox as eqx
 import jax
 import numpy as np
 
+from hbm.amplitude import best_amplitude
 from hbm.catalog import Catalog
 from hbm.config import ModelConfig
 from hbm.model import GalaxyData
 from sed.compile import DustEmissionParams, PhotometryCompiler
-from sed.compiled import CompiledPhotometry, stack, stacked_axes
+from sed.compiled import CompiledPhotometry, stack, stacked_axes, take
 from sed.cosmology import Cosmology
 from sed.dust import Calzetti, DustCurve, KriekConroy
 from sed.filters import FilterSet, load_filters
 from sed.igm import igm_transmission_inoue, igm_transmission_madau
+from sed.parameters import BinnedSFH, DelayedTauSFH, SEDParams
 from sed.photometry import IGMFunction
 from sed.ssp import SSPGrid
 
@@ -50,6 +52,7 @@ class DataBuilder:
         self.cosmology = cosmology_by_name(config.cosmology)
         self._bands = self._compiler(grid, self.filters, igm_function(config.igm))
         self._rest = self._compiler(grid, load_filters(REST_FILTERS), None)
+        self._unit_flux = jax.jit(lambda photometry: photometry.flux(_typical(config)))
 
     def _compiler(self, grid: SSPGrid, filters: FilterSet, igm: IGMFunction | None) -> PhotometryCompiler:
         config = self.config
@@ -80,11 +83,16 @@ class DataBuilder:
         else:
             photometry = self._bands(zred)
             age = self.cosmology.age_np(zred)
+        flux = np.where(observed, catalog.flux[index], 0.0)
+        flux_err = np.where(observed, catalog.flux_err[index], 1.0)
+        middle = photometry if zgrid is None else take(photometry, len(zgrid) // 2)
+        unit = np.asarray(self._unit_flux(middle), np.float64)
+        amplitude = float(best_amplitude(unit, flux, flux_err, observed, 0.05))
         rest = self._rest(0.0, lumdist_mpc=_TEN_PARSEC_MPC, tmax_gyr=float(self.cosmology.age_np(zred)))
         single = np.float32
         return GalaxyData(
-            flux=np.where(observed, catalog.flux[index], 0.0).astype(single),
-            flux_err=np.where(observed, catalog.flux_err[index], 1.0).astype(single),
+            flux=flux.astype(single),
+            flux_err=flux_err.astype(single),
             observed=observed,
             upper_limit=np.asarray(catalog.upper_limit[index]) & observed,
             zred=np.asarray(zred, single),
@@ -93,7 +101,19 @@ class DataBuilder:
             photometry=photometry,
             rest=rest,
             zgrid=None if zgrid is None else zgrid.astype(single),
+            logmass_guess=np.clip(_LOGMASS_TYPICAL + np.log10(amplitude), 7.0, 12.0).astype(single),
         )
+
+
+_LOGMASS_TYPICAL = 10.0
+
+
+def _typical(config: ModelConfig) -> SEDParams:
+    """A middling galaxy."""
+    history: BinnedSFH | DelayedTauSFH = DelayedTauSFH(_LOGMASS_TYPICAL, 3.0, 1.0)
+    if config.sfh == "binned":
+        history = BinnedSFH(_LOGMASS_TYPICAL, -10.0, 0.0, np.zeros(config.n_old - 1, np.float32))
+    return SEDParams(history, -0.2, 0.3, dust1=0.3, gas_logu=config.prior.gas_logu[0])
 
 
 def igm_function(name: str) -> IGMFunction | None:
@@ -142,6 +162,13 @@ def galaxy_axes(stacked: GalaxyData) -> GalaxyData:
     bare, photometry, rest = _split(stacked)
     axes = jax.tree.map(lambda _leaf: 0, bare)
     return _join(axes, stacked_axes(photometry), stacked_axes(rest))
+
+
+def take_galaxy(stacked: GalaxyData, index: int) -> GalaxyData:
+    """One galaxy of those that `stack_galaxies` made."""
+    bare, photometry, rest = _split(stacked)
+    one = jax.tree.map(lambda leaf: leaf[index], bare)
+    return _join(one, take(photometry, index), take(rest, index))
 
 
 def _compiled(

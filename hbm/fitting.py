@@ -1,0 +1,278 @@
+"""Fit the photometry of galaxies: the main entry point, in Python and behind `hbm fit`."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from hbm.catalog import Catalog, check_flux_scale
+from hbm.config import ModelConfig
+from hbm.convergence import Convergence, ConvergenceRule, diagnose_batch
+from hbm.ensemble import EnsembleSampler
+from hbm.galaxies import DataBuilder, galaxy_axes, stack_galaxies
+from hbm.model import GalaxyData, derived_quantities
+from hbm.results import FitResult, ObservedBands, make_provenance, make_result, result_path, save_result
+from hbm.sampler import Draws, NutsSampler, SamplerConfig
+from sed.io import load_grid
+from sed.ssp import SSPGrid
+
+Progress = Callable[[int, int, str], None]
+"""Called with (steps done, steps in all, what is being done)."""
+
+_RERUN_FACTOR = 3
+"""A galaxy that has not converged is run again with this many times the draws."""
+
+
+def fit(
+    catalog: Catalog,
+    *,
+    config: ModelConfig | None = None,
+    sampler: SamplerConfig | None = None,
+    grid: SSPGrid | str | Path | None = None,
+    seed: int = 0,
+    method: Literal["nuts", "aies", "ess"] = "nuts",
+    outdir: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    batch_size: int = 64,
+    rule: ConvergenceRule | None = None,
+    max_rerun: int = 1,
+) -> list[FitResult]:
+    """Posterior of every galaxy of a catalogue.
+
+    Galaxies are sampled side by side in batches. Convergence is judged for each; one that fails is run
+    again with three times the draws and, if it fails again, kept with a flag that says so.
+
+    Parameters
+    ----------
+    catalog
+        Fluxes and redshifts, from `hbm.read_catalog`.
+    config
+        What is fitted; ``ModelConfig()`` by default.
+    sampler
+        Lengths of the chains.
+    grid
+        Stellar populations, or the file that holds them; the shipped grid by default.
+    seed
+        Seed of all randomness: the same call gives the same draws.
+    method
+        ``nuts``, or the gradient-free ensemble samplers ``aies`` (Goodman & Weare 2010) and ``ess``
+        (ensemble slice sampling), which take galaxies one by one.
+    outdir
+        Folder for one netCDF file per galaxy, written as soon as its batch is done; none by default.
+    overwrite
+        Replace result files that exist.
+    progress
+        Told how far the run is.
+    batch_size
+        Galaxies sampled together. More need more memory: about 1 MB each with 40 bands.
+    rule
+        When chains count as converged.
+    max_rerun
+        How often a galaxy that fails is run again.
+
+    Returns
+    -------
+    list of FitResult
+        In the order of the catalogue.
+
+    Raises
+    ------
+    FileExistsError
+        If a result file exists and ``overwrite`` is False; before anything is fitted.
+    ValueError
+        If fluxes are off by orders of magnitude, a redshift is beyond the grid or cosmology, or a filter
+        is unknown or outside the grid.
+    """
+    config = ModelConfig() if config is None else config
+    sampler = SamplerConfig() if sampler is None else sampler
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    if len(catalog) == 0:
+        raise ValueError("`catalog` is empty: there is nothing to fit.")
+    check_flux_scale(catalog)
+    paths = _result_paths(catalog, outdir, overwrite=overwrite)
+    if not isinstance(grid, SSPGrid):
+        grid = load_grid(grid)
+    run = _Run(catalog, config, sampler, grid, seed, method, rule, progress)
+    results: dict[int, FitResult] = {}
+    for members in _batches(catalog, batch_size):
+        for index, result in run.batch(members, max_rerun).items():
+            results[index] = result
+            if paths is not None:
+                save_result(result, paths[index], overwrite=overwrite)
+    return [results[index] for index in range(len(catalog))]
+
+
+def _result_paths(catalog: Catalog, outdir: str | Path | None, *, overwrite: bool) -> list[Path] | None:
+    """Where the results go; refused early if one is there."""
+    if outdir is None:
+        return None
+    folder = Path(outdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [result_path(folder, name) for name in catalog.id]
+    present = [path.name for path in paths if path.exists()]
+    if present and not overwrite:
+        raise FileExistsError(
+            f"`outdir` {folder} already holds {len(present)} of these results, the first is {present[0]}; "
+            "give overwrite=True to replace them, or another folder."
+        )
+    return paths
+
+
+def _batches(catalog: Catalog, batch_size: int) -> list[list[int]]:
+    """Indices of galaxies fitted together: fixed and free redshifts apart."""
+    batches: list[list[int]] = []
+    for is_free in (False, True):
+        members = np.flatnonzero((np.asarray(catalog.zred_err) > 0) == is_free).tolist()
+        batches += [members[i : i + batch_size] for i in range(0, len(members), batch_size)]
+    return batches
+
+
+class _Run:
+    """State of one call of `fit`."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        config: ModelConfig,
+        sampler: SamplerConfig,
+        grid: SSPGrid,
+        seed: int,
+        method: str,
+        rule: ConvergenceRule | None,
+        progress: Progress | None,
+    ) -> None:
+        if method not in ("nuts", "aies", "ess"):
+            raise ValueError(f"`method` must be 'nuts', 'aies' or 'ess', got {method!r}.")
+        self.catalog, self.config, self.sampler = catalog, config, sampler
+        self.seed, self.method, self.rule, self.progress = seed, method, rule, progress
+        self.builder = DataBuilder(grid, config, catalog.filter_names)
+        self.provenance = make_provenance(
+            {"config": json.loads(config.to_json()), "sampler": sampler._asdict(), "method": method},
+            grid=grid.provenance,
+            filters=catalog.filter_names,
+            seed=seed,
+        )
+        self._samplers: dict[bool, NutsSampler | EnsembleSampler] = {}
+        self._derived = jax.jit(self._derive)
+
+    def batch(self, members: Sequence[int], max_rerun: int) -> dict[int, FitResult]:
+        """Fit some galaxies together; those that do not converge again."""
+        galaxies = []
+        for done, index in enumerate(members):
+            self._tell(done, len(members), "compiling photometry")
+            galaxies.append(self.builder(self.catalog, index))
+        results: dict[int, FitResult] = {}
+        left, factor = list(range(len(members))), 1
+        for attempt in range(max_rerun + 1):
+            chosen = [galaxies[i] for i in left]
+            failed = []
+            for i, result in zip(left, self._sample(chosen, [members[i] for i in left], attempt, factor), strict=True):
+                results[members[i]] = result
+                if not result.convergence.converged:
+                    failed.append(i)
+            left, factor = failed, factor * _RERUN_FACTOR
+            if not left:
+                break
+        return results
+
+    def _sample(
+        self, galaxies: list[GalaxyData], members: list[int], attempt: int, factor: int
+    ) -> list[FitResult]:
+        n_real = len(galaxies)
+        if attempt > 0:  # a power of two, so that reruns share compiled programs
+            galaxies = galaxies + [galaxies[-1]] * (2 ** int(np.ceil(np.log2(n_real))) - n_real)
+        data = stack_galaxies(galaxies)
+        sampler = self._sampler_for(galaxies[0])
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), members[0]), attempt)
+        text = "sampling" if attempt == 0 else f"sampling {n_real} again, longer"
+        draws = sampler.run(data, key, lambda done, total: self._tell(done, total, text), factor=factor)
+        derived = {name: np.asarray(value) for name, value in self._derived(draws.sites, data).items()}
+        judged = {name: draws.sites[name][:n_real] for name in sampler.posterior.sampled}
+        verdicts = diagnose_batch(judged, draws.diverging[:n_real].sum(axis=(1, 2)), self.rule)
+        return [
+            self._result(i, members[i], draws, derived, verdicts[i], galaxies[i]) for i in range(n_real)
+        ]
+
+    def _sampler_for(self, example: GalaxyData) -> NutsSampler | EnsembleSampler:
+        is_free = example.zgrid is not None
+        if is_free not in self._samplers:
+            if self.method == "nuts":
+                self._samplers[is_free] = NutsSampler(self.config, self.sampler, example)
+            else:
+                self._samplers[is_free] = EnsembleSampler(self.config, self.sampler, example, self.method)
+        return self._samplers[is_free]
+
+    def _derive(self, sites: dict[str, Any], data: GalaxyData) -> dict[str, Any]:
+        def one(site: dict[str, Any], galaxy: GalaxyData) -> dict[str, Any]:
+            return derived_quantities(site, galaxy, self.config)
+
+        by_draw = jax.vmap(jax.vmap(one, in_axes=(0, None)), in_axes=(0, None))
+        return jax.vmap(by_draw, in_axes=(0, galaxy_axes(data)))(sites, data)
+
+    def _result(
+        self,
+        row: int,
+        index: int,
+        draws: Draws,
+        derived: dict[str, np.ndarray],
+        verdict: Convergence,
+        galaxy: GalaxyData,
+    ) -> FitResult:
+        catalog = self.catalog
+        sites = {name: value[row] for name, value in draws.sites.items()}
+        quantities = {name: value[row] for name, value in derived.items() if name != "flux"}
+        return make_result(
+            catalog.id[index],
+            float(catalog.zred[index]),
+            posterior={**sites, **quantities},
+            sample_stats={
+                "diverging": draws.diverging[row],
+                "lp": -draws.potential[row],
+                "acceptance_rate": draws.accept[row],
+                "n_steps": draws.n_step[row],
+            },
+            flux=np.asarray(derived["flux"][row], np.float64),
+            bands=self._bands(index, sites),
+            convergence=verdict,
+            provenance=self.provenance,
+            agebins=self._agebins(galaxy),
+        )
+
+    def _bands(self, index: int, sites: dict[str, np.ndarray]) -> ObservedBands:
+        catalog = self.catalog
+        n_band = len(catalog.filter_names)
+        floor = self.config.error_floor
+        value = float(np.median(sites["error_floor"])) if isinstance(floor, str) else floor
+        return ObservedBands(
+            filter_names=catalog.filter_names,
+            wave_pivot=self.builder.filters.wave_pivot,
+            flux=np.asarray(catalog.flux[index], np.float64),
+            flux_err=np.asarray(catalog.flux_err[index], np.float64),
+            observed=np.asarray(catalog.observed[index]),
+            upper_limit=np.asarray(catalog.upper_limit[index]),
+            error_floor=np.full(n_band, value),
+        )
+
+    def _agebins(self, galaxy: GalaxyData) -> np.ndarray | None:
+        """Bins of ``sfr_bins``, of the middle redshift where that is free."""
+        bins = galaxy.photometry.agebins
+        if bins is None:
+            return None
+        bins = np.asarray(bins, np.float64)
+        return bins if bins.ndim == 2 else bins[len(bins) // 2]
+
+    def _tell(self, done: int, total: int, text: str) -> None:
+        if self.progress is not None:
+            self.progress(done, total, text)
+
+
+def config_of(result: FitResult) -> ModelConfig:
+    """Settings of the model that gave a result."""
+    return ModelConfig.from_json(json.dumps(result.provenance.model_config["config"]))
+
+

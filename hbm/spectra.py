@@ -1,0 +1,77 @@
+"""Posterior of the full spectrum, for plots: the model is built again from a result alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hbm.fitting import config_of
+from hbm.galaxies import cosmology_by_name, igm_function
+from hbm.model import parameters_from_sites
+from hbm.plots.sed import SpectrumBand
+from hbm.results import FitResult
+from sed.dust import Calzetti, KriekConroy
+from sed.io import load_grid
+from sed.photometry import maggies_per_luminosity
+from sed.sfh import agebins
+from sed.spectrum import SpectrumModel
+from sed.ssp import SSPGrid
+
+
+def posterior_spectrum(
+    result: FitResult, grid: SSPGrid | None = None, *, n_draw: int = 100, seed: int = 0
+) -> SpectrumBand:
+    """Median and 68 % band of the observed-frame spectrum.
+
+    Parameters
+    ----------
+    result
+        A fit.
+    grid
+        The grid that it used; the shipped one by default.
+    n_draw
+        Posterior draws.
+    seed
+        Which draws.
+
+    Returns
+    -------
+    SpectrumBand
+        Observed wavelength in Angstrom, maggies.
+
+    Raises
+    ------
+    ValueError
+        If the grid is not the one that the result was made with.
+    """
+    grid = load_grid() if grid is None else grid
+    made_with = result.provenance.grid.get("flux_sha256")
+    if made_with is not None and made_with != grid.provenance.get("flux_sha256"):
+        raise ValueError("`grid` is not the grid that the result was made with; give that file.")
+    config = config_of(result)
+    cosmology = cosmology_by_name(config.cosmology)
+    names = [name for name in result.posterior.data_vars if name not in ("sfr_bins",)]
+    draws = {str(name): result.draws(str(name)) for name in names}
+    flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in draws.items()}
+    n_all = len(flat["logmass"])
+    pick = np.random.default_rng(seed).choice(n_all, size=min(n_draw, n_all), replace=False)
+    sites = {name: jnp.asarray(value[pick], jnp.float32) for name, value in flat.items()}
+    params = jax.vmap(lambda site: parameters_from_sites(site, config))(sites)
+    tmax = min(float(cosmology.age_np(result.zred)), grid.max_age_gyr)
+    model = SpectrumModel.from_grid(
+        grid,
+        agebins=agebins(tmax, config.n_old) if config.sfh == "binned" else None,
+        nebular=config.nebular,
+        dust_emission=config.dust_emission,
+        curve=KriekConroy if config.curve == "kriek_conroy" else Calzetti,
+    )
+    luminosity = np.asarray(jax.lax.map(lambda one: model(one).luminosity, params), np.float64)
+    zred = flat["zred"][pick] if "zred" in flat else np.full(len(pick), result.zred)
+    absorb = igm_function(config.igm)
+    wave = grid.wave * (1 + result.zred)
+    spectra = np.empty_like(luminosity)
+    for i, (row, z) in enumerate(zip(luminosity, zred, strict=True)):
+        passed = row if absorb is None else row * absorb(grid.wave, float(z))
+        unit = maggies_per_luminosity(float(z), float(cosmology.luminosity_distance_np(float(z))))
+        spectra[i] = np.interp(wave, grid.wave * (1 + z), passed * unit)
+    low, middle, high = np.quantile(spectra, [0.16, 0.5, 0.84], axis=0)
+    return SpectrumBand(wave, low, middle, high)
