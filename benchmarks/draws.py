@@ -27,8 +27,8 @@ from sed.parameters import BinnedSFH, DelayedTauSFH, SEDParams
 SFHKind = Literal["binned", "delayed_tau"]
 
 BANDS = (
-    "galex_FUV", "galex_NUV", "sdss_u0", "sdss_g0", "sdss_r0", "sdss_i0", "sdss_z0", "twomass_J", "twomass_Ks",
-    "wise_w1",
+    "galex_FUV", "galex_NUV", "sdss_u0", "sdss_g0", "sdss_r0", "sdss_i0", "sdss_z0",
+    "twomass_J", "twomass_Ks", "wise_w1",
 )  # fmt: skip
 """Ten bands from 0.15 to 3.4 micron."""
 

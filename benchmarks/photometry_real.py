@@ -1,7 +1,8 @@
-"""Fit real galaxies, of 3D-HST: do chains converge, do models describe the data, do masses agree?
+"""Fit real galaxies, of 3D-HST: convergence, fit to the data, masses and star formation rates of others.
 
 Galaxies of the COSMOS and AEGIS fields (Skelton et al. 2014) with ``use_phot`` = 1 below redshift 2.5 are
-chosen by a fixed seed, first those with a spectroscopic or grism redshift (Momcheva et al. 2016). Compared are
+chosen by a fixed seed, first those with a spectroscopic or grism redshift (Momcheva et al. 2016). Compared
+are
 
 - the data with the posterior: the p-value of a galaxy is the posterior mean of the probability that new data
   of the same model have a chi-square (error and model error in quadrature) above that of the data;
@@ -261,9 +262,10 @@ def report(
         if not here.any():
             continue
         p_value = data["p_value"][here]
+        measured, converged = np.mean(data["z_source"][here] < 3), data["converged"][here].mean()
+        n_band, chi2 = (np.median(data[column][here]) for column in ("n_band", "chi2_per_band"))
         rows.append(
-            [name, here.sum(), f"{np.mean(data['z_source'][here] < 3):.0%}",
-             f"{data['converged'][here].mean():.0%}", f"{np.median(data['n_band'][here]):.0f}", f"{np.median(data['chi2_per_band'][here]):.2f}",
+            [name, here.sum(), f"{measured:.0%}", f"{converged:.0%}", f"{n_band:.0f}", f"{chi2:.2f}",
              f"{np.median(p_value):.2f}", f"{np.mean(p_value < 0.01):.0%}"]
         )  # fmt: skip
     head = ["field", "galaxies", "measured z", "converged", "bands", "chi2/band", "median p", "p < 0.01"]

@@ -1,5 +1,4 @@
-"""How far are the full and the compiled photometry from python-fsps, on the draws of
-`benchmarks.draws`?
+"""Distance of the full and the compiled photometry from python-fsps, on the draws of `benchmarks.draws`.
 
 Goal: in each band, over fluxes above 1e-3 of the galaxy's brightest band, median difference <= 0.1 % and
 99th percentile <= 0.5 % (2 % in the GALEX bands).
@@ -86,7 +85,7 @@ def fsps_flux(draws: Draws, filters: FilterSet, grid: SSPGrid, path: Path) -> Re
 
 
 def _read_reference(path: Path, columns: dict[str, np.ndarray]) -> ReferenceFlux:
-    """The galaxies of a file, from the first, that are the ones asked for."""
+    """Read the galaxies of a file, from the first, that are the ones asked for."""
     if not path.is_file():
         return ReferenceFlux(np.zeros((0, len(BANDS))), np.zeros((0, len(BANDS))))
     with np.load(path) as file:
@@ -165,7 +164,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sfh", choices=["both", "binned", "delayed_tau"], default="both")
     parser.add_argument("--grid", type=Path, default=None, help="grid file; the shipped one by default")
     parser.add_argument("--reference", type=Path, default=RESULTS / ".cache", help="folder of FSPS's fluxes")
-    parser.add_argument("--n-node", type=int, default=None, help="wavelengths per band; by its width if not set")
+    parser.add_argument(
+        "--n-node", type=int, default=None, help="wavelengths per band; by its width if not set"
+    )
     args = parser.parse_args(argv)
     jax.config.update("jax_enable_x64", True)
     grid, filters = load_grid(args.grid), load_filters(BANDS)

@@ -1,9 +1,9 @@
-"""How many fluxes, and chi-squares with their gradient, per second?
+"""Fluxes, and chi-squares with their gradient, per second.
 
-Each galaxy has a redshift, compiled photometry and data of its own; chi-square is differentiated with respect
-to all its free parameters (12 for the binned history); ten bands, single precision. FSPS and Prospector run in
-the same process with parameters that change every call. Goal: 100,000 values with gradient per second at
-batches of 1000 on two cores.
+Each galaxy has a redshift, compiled photometry and data of its own; chi-square is differentiated with
+respect to all its free parameters (12 for the binned history); ten bands, single precision. FSPS and
+Prospector run in the same process with parameters that change every call. Goal: 100,000 values with gradient
+per second at batches of 1000 on two cores.
 
     python -m benchmarks.sed_speed [--quick] [--no-fsps]
 """
@@ -149,7 +149,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     per_galaxy = (time.perf_counter() - start) / _N_COMPILED
     bytes_each = sum(leaf.nbytes for leaf in jax.tree.leaves(eqx.tree_at(lambda s: s.lines, stacked, None)))
     results: dict[str, Any] = {
-        "prepare_s": prepared, "compile_per_galaxy_s": per_galaxy, "bytes_per_galaxy": bytes_each / _N_COMPILED
+        "prepare_s": prepared, "compile_per_galaxy_s": per_galaxy,
+        "bytes_per_galaxy": bytes_each / _N_COMPILED,
     }  # fmt: skip
     model = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), SpectrumModel.from_grid(
         grid, agebins=galaxy_agebins(1.0, grid)

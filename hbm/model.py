@@ -107,12 +107,12 @@ def photometric_model(
         if model_flux is None:
             model_flux = data.model_flux(params, zred)
         loglike = photometry_loglike(
-            data.flux,
-            data.flux_err,
+            jnp.asarray(data.flux),
+            jnp.asarray(data.flux_err),
             model_flux,
-            data.observed,
+            jnp.asarray(data.observed),
             error_floor=floor,
-            upper_limit=data.upper_limit,
+            upper_limit=jnp.asarray(data.upper_limit),
             outlier_fraction=outlier_fraction,
             outlier_scale=OUTLIER_SCALE,
             zero_point=zero_point,

@@ -1,5 +1,6 @@
 """Integration ahead of time: from a grid and bands to `sed.compiled.CompiledPhotometry`."""
 
+import itertools
 from typing import Literal, NamedTuple
 
 import jax
@@ -153,8 +154,8 @@ class PhotometryCompiler:
         nodes, basis = self._finder(bands, self.n_nodes)
         nodes = np.concatenate([nodes, self._energy_rule[0]])
         basis = np.concatenate([basis, self._energy_rule[1]])
-        used = np.flatnonzero(np.any(basis != 0, axis=0))
-        used = slice(used[0], used[-1] + 1)
+        lit = np.flatnonzero(np.any(basis != 0, axis=0))
+        used = slice(lit[0], lit[-1] + 1)
         by_age = self._flux[:, :, used] @ basis[:, used].T  # met, age, out
         mstar = np.full(self.grid.flux.shape[:2], np.nan) if self.grid.mstar is None else self.grid.mstar
         return CompiledPhotometry(
@@ -250,7 +251,7 @@ class _Components(NamedTuple):
 
 
 def _fixed_template(dust: DustEmissionTable, fixed: DustEmissionParams) -> DustEmissionTable:
-    """The one template of the given parameters, as a table with one entry."""
+    """Make a table with the one template of the given parameters."""
     params = SEDParams(_NO_SFH, 0.0, 0.0, 0.0, 0.0, 0.0, None, fixed.umin, fixed.qpah, fixed.gamma)
     template = np.asarray(mixed_template(dust.qpah, dust.umin, dust.shape, params))
     one = np.ones(1)
@@ -261,7 +262,7 @@ def _energy_rows(wave: Float[np.ndarray, " wave"], ionizing: bool) -> Float[np.n
     """Weights (Hz) that integrate the energy in pieces of wavelength."""
     weight = energy_weights(wave)
     edges = (0.0, *ENERGY_EDGES_AA) if ionizing else ENERGY_EDGES_AA
-    pieces = zip(edges[:-1], edges[1:], strict=True)
+    pieces = itertools.pairwise(edges)
     return np.array([np.where((wave > low) & (wave <= high), weight, 0.0) for low, high in pieces])
 
 

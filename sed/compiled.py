@@ -32,6 +32,8 @@ from sed.parameters import BinnedSFH, SEDParams
 from sed.sfh import bin_masses, binned_mean_age, delayed_tau_weights, mean_age_gyr
 
 _LN10 = float(np.log(10.0))
+_NOT_BINNED = "`params.sfh` is binned, but the photometry was compiled for a delayed exponential."
+_NOT_DELAYED = "`params.sfh` is a delayed exponential, but the photometry was compiled for bins."
 
 
 def _product(left: Float[Array, "..."], right: Float[Array, "..."]) -> Array:
@@ -132,11 +134,15 @@ class CompiledPhotometry(eqx.Module):
         """Mass formed in each component, Msun."""
         if isinstance(params.sfh, BinnedSFH):
             if self.agebins is None or self.comp_bin is None:
-                raise ValueError("`params.sfh` is binned, but the photometry was compiled for a delayed exponential.")
+                raise ValueError(
+                    "`params.sfh` is binned, but the photometry was compiled for a delayed exponential."
+                )
             masses = bin_masses(params.sfh, jnp.asarray(self.agebins))
             return masses[jnp.asarray(self.comp_bin)] * self.comp_fraction
         if self.log_age is None:
-            raise ValueError("`params.sfh` is a delayed exponential, but the photometry was compiled for bins.")
+            raise ValueError(
+                "`params.sfh` is a delayed exponential, but the photometry was compiled for bins."
+            )
         mass = 10.0 ** jnp.asarray(params.sfh.logmass)
         return mass * delayed_tau_weights(params.sfh.tage, params.sfh.tau, jnp.asarray(self.log_age))
 
@@ -191,7 +197,9 @@ class CompiledPhotometry(eqx.Module):
         """Mass-weighted age, Gyr."""
         if isinstance(params.sfh, BinnedSFH):
             if self.agebins is None:
-                raise ValueError("`params.sfh` is binned, but the photometry was compiled for a delayed exponential.")
+                raise ValueError(
+                    "`params.sfh` is binned, but the photometry was compiled for a delayed exponential."
+                )
             bins = jnp.asarray(self.agebins)
             return binned_mean_age(bin_masses(params.sfh, bins), bins)
         return mean_age_gyr(self.component_masses(params), jnp.asarray(self.log_age))

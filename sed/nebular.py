@@ -26,7 +26,7 @@ def line_profiles(wave: Float[np.ndarray, " wave"], table: NebularTable) -> Floa
 
 
 def bracket(nodes: Float[ArrayLike, " node"], value: Float[ArrayLike, ""]) -> tuple[Array, Float[Array, ""]]:
-    """Index of the node at or below ``value`` and the fraction of the way to the next; clipped to the nodes."""
+    """Index of the node at or below ``value`` and the fraction of the way to the next, within the nodes."""
     nodes = jnp.asarray(nodes)
     # Counting is faster than a binary search, whose loop does not vectorise.
     low = jnp.clip(jnp.sum(nodes <= value) - 1, 0, nodes.shape[0] - 2)

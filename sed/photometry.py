@@ -57,7 +57,7 @@ def band_matrix(
         raise ValueError(f"`zred` must be >= 0, got {zred}.")
     observed = wave * (1 + zred)
     matrix = np.zeros((len(filters), len(wave)))
-    for row, band in zip(matrix, filters.filters, strict=True):
+    for i, band in enumerate(filters.filters):
         if band.wave[0] < observed[0] or band.wave[-1] > observed[-1]:
             raise ValueError(
                 f"filter '{band.name}' covers {band.wave[0]:.6g} to {band.wave[-1]:.6g} Angstrom; at zred = "
@@ -71,9 +71,9 @@ def band_matrix(
         weight = (half[:, None] * _WEIGHT).ravel() * np.interp(point, band.wave, band.transmission) / point
         left = np.clip(np.searchsorted(observed, point, side="right") - 1, 0, len(wave) - 2)
         fraction = (point - observed[left]) / (observed[left + 1] - observed[left])
-        np.add.at(row, left, weight * (1 - fraction))
-        np.add.at(row, left + 1, weight * fraction)
-        row /= np.sum(weight)
+        np.add.at(matrix[i], left, weight * (1 - fraction))
+        np.add.at(matrix[i], left + 1, weight * fraction)
+        matrix[i] /= np.sum(weight)
     if igm is not None:
         matrix *= np.asarray(igm(wave, zred))[None, :]
     return matrix

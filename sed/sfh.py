@@ -125,8 +125,7 @@ def bin_weights(
         to_right = -(_hat_integral(right, log_age[:-1]) - _hat_integral(left, log_age[:-1])) / step
         row[:-1] += to_left
         row[1:] += to_right
-        row /= 10.0**high - 10.0**low
-    return weight
+    return weight / np.diff(10.0**agebins, axis=1)
 
 
 def delayed_tau_weights(

@@ -36,14 +36,14 @@ class NebularTable(eqx.Module):
 
 
 class DustEmissionTable(eqx.Module):
-    """Infrared templates of Draine & Li (2007, ApJ 657, 810), as FSPS interpolated them to its wavelengths."""
+    """Infrared templates of Draine & Li (2007, ApJ 657, 810) at FSPS's wavelengths."""
 
     qpah: Float[np.ndarray, " qpah"]
     """Mass of the dust in PAHs, percent."""
     umin: Float[np.ndarray, " umin"]
     """Minimum radiation field."""
     shape: Float[np.ndarray, "qpah umin part wave"]
-    """Spectra for the field at `umin` (0) and for the power law above it (1), per Hz, up to one common factor."""
+    """Spectra per Hz for the field at `umin` (0) and for the power law above it (1), up to one factor."""
 
 
 class SSPGrid(eqx.Module):

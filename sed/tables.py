@@ -124,12 +124,14 @@ def _bright_lines(grid: SSPGrid) -> Int[np.ndarray, " line"]:
 
 
 def _doubled(nodes: Float[np.ndarray, " node"]) -> Float[np.ndarray, " fine"]:
-    """The nodes and the middles between them."""
+    """Add the middles between the nodes."""
     return np.sort(np.concatenate([nodes, 0.5 * (nodes[1:] + nodes[:-1])]))
 
 
 def _interpolate(
-    nodes: Float[np.ndarray, " node"], table: Float[np.ndarray, "node *rest"], value: Float[np.ndarray, " new"]
+    nodes: Float[np.ndarray, " node"],
+    table: Float[np.ndarray, "node *rest"],
+    value: Float[np.ndarray, " new"],
 ) -> Float[np.ndarray, "new *rest"]:
     """Linear interpolation in the first axis, clipped to the nodes."""
     low = np.clip(np.searchsorted(nodes, value, side="right") - 1, 0, len(nodes) - 2)

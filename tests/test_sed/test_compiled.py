@@ -14,6 +14,7 @@ from sed.cosmology import default_cosmology
 from sed.dust import Calzetti
 from sed.filters import FilterSet, load_filters
 from sed.igm import igm_transmission_inoue
+from sed.nebular import photon_rates
 from sed.parameters import BinnedSFH, DelayedTauSFH, SEDParams
 from sed.photometry import band_matrix, maggies_per_luminosity
 from sed.sfh import agebins
@@ -22,7 +23,8 @@ from sed.ssp import NebularTable, SSPGrid
 
 ZREDS = (0.03, 0.8, 1.9)
 KINDS = ("binned", "delayed_tau")
-N_DRAW = 40
+ONE_FAST = ("binned", pytest.param("delayed_tau", marks=pytest.mark.slow))
+N_DRAW = 25
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +84,7 @@ def one_flux(photometry: CompiledPhotometry, params: SEDParams) -> jax.Array:
     return photometry.flux(params)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_FAST)
 def test_agrees_with_the_full_spectrum(
     grid: SSPGrid, filters: FilterSet, compiled: dict[str, list[CompiledPhotometry]], kind: str
 ) -> None:
@@ -119,7 +121,7 @@ def test_single_precision_is_enough(compiled: dict[str, list[CompiledPhotometry]
         np.testing.assert_allclose(single, double, rtol=2e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_FAST)
 def test_gradient_is_that_of_finite_differences(
     compiled: dict[str, list[CompiledPhotometry]], kind: str
 ) -> None:
@@ -205,30 +207,34 @@ def test_free_and_fixed_dust_emission_agree(grid: SSPGrid) -> None:
 
 
 def with_continuum(grid: SSPGrid) -> SSPGrid:
-    """Coarser in metallicity and age, with a made-up nebular continuum of realistic size and change."""
+    """Coarser in age, with a made-up nebular continuum of realistic size and change."""
     table = grid.nebular
     assert table is not None
     age, n_age = slice(None, None, 3), (table.n_age + 2) // 3
-    logz, logu, kept = grid.logzsol[::3], table.gas_logu[::2], table.line_wave < 7000
-    spectrum = -8.6 + 1.2 * np.log10(grid.wave / 3000) - 0.3 * (grid.wave > 3646)
+    logu, kept = table.gas_logu, table.line_wave < 7000
+    met = int(np.argmin(np.abs(grid.logzsol)))
+    stars = np.interp(3600.0, grid.wave, grid.flux[met, 0]) / photon_rates(grid)[met, 0]
+    spectrum = np.log10(0.3 * stars) + 0.7 * np.log10(grid.wave / 3600) - 0.3 * (grid.wave > 3646)
     ages = 0.1 * np.sin(np.arange(n_age))[:, None]
-    continuum = spectrum + ages - 0.15 * table.gas_logz[::2, None, None, None] + 0.05 * logu[:, None, None]
+    continuum = (
+        spectrum + ages - 0.15 * table.gas_logz[:, None, None, None] + 0.05 * (logu[:, None, None] + 2)
+    )
     nebular = NebularTable(
-        gas_logz=table.gas_logz[::2],
+        gas_logz=table.gas_logz,
         gas_logu=logu,
         line_wave=table.line_wave[kept],
         line_sigma=table.line_sigma[kept],
-        line_loglum=table.line_loglum[::2, ::2, age][..., kept],
+        line_loglum=table.line_loglum[:, :, age][..., kept],
         line_name=tuple(name for name, keep in zip(table.line_name, kept, strict=True) if keep),
         continuum=np.where(grid.wave < 912, -60.0, continuum),
     )
     return SSPGrid(
-        wave=grid.wave, log_age=grid.log_age[age], logzsol=logz, flux=grid.flux[::3, age],
+        wave=grid.wave, log_age=grid.log_age[age], logzsol=grid.logzsol, flux=grid.flux[:, age],
         mstar=None, nebular=nebular, dust_emission=grid.dust_emission,
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ONE_FAST)
 def test_nebular_continuum_is_that_of_the_full_spectrum(grid: SSPGrid, filters: FilterSet, kind: str) -> None:
     grid, zred = with_continuum(grid), 0.1
     params = draw(kind, n=12, seed=4)
@@ -248,10 +254,12 @@ def test_nebular_continuum_is_that_of_the_full_spectrum(grid: SSPGrid, filters: 
             results.append((full, np.asarray(fluxes(as_jax(compiled), as_jax(params)))))
             assert (compiled.continuum is None) == (one is not grid)
     (full, compiled), (full_without, _) = results
-    added = full - full_without
-    assert np.all(np.median(added / full, axis=0) > 0.01)
-    assert np.max(added / full) > 0.1
-    np.testing.assert_allclose(compiled, full, rtol=3e-3)
+    part = 1 - full_without / full
+    assert 0.1 < np.max(part) < 0.6
+    assert np.all(np.median(part, axis=0) > 0.01)
+    # Linear between the nodes of a table that is not: 0.5 % of what the gas adds; and the rest's own 0.1 %.
+    assert np.all(np.abs(compiled / full - 1) < 0.006 * part + 0.003)
+    assert np.median(np.abs(compiled / full - 1)) < 1e-3
 
 
 def test_distance_alone_scales(grid: SSPGrid, filters: FilterSet) -> None:

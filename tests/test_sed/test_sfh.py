@@ -151,7 +151,8 @@ def test_delayed_tau_gradient_is_that_of_finite_differences() -> None:
 
 @pytest.mark.parametrize("window", [0.01, 0.1])
 @pytest.mark.parametrize(
-    ("tage", "tau"), [(4.0, 1.2), (12.0, 0.1), (13.0, 31.0), (0.12, 31.0), (0.02, 5.0), (0.005, 0.3), (3.0, 0.7)]
+    ("tage", "tau"),
+    [(4.0, 1.2), (12.0, 0.1), (13.0, 31.0), (0.12, 31.0), (0.02, 5.0), (0.005, 0.3), (3, 0.7)],
 )
 def test_delayed_tau_logsfr_is_the_mean_rate(tage: float, tau: float, window: float) -> None:
     def rate(t: float) -> float:

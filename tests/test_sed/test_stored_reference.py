@@ -19,6 +19,9 @@ from sed.spectrum import SpectrumModel
 from sed.ssp import SSPGrid
 
 FILE = Path(__file__).parent.parent / "data" / "sed_reference.npz"
+N_GALAXY = 10
+"""Of each history, the first ones: the rest is for `benchmarks.sed_accuracy`."""
+
 HISTORY = {"binned": BinnedSFH, "delayed_tau": DelayedTauSFH}
 SFH_NAMES = ("logmass", "logssfr", "logsfr_ratio_recent", "logsfr_ratios", "tage", "tau")
 
@@ -38,7 +41,7 @@ def check(flux: np.ndarray, truth: np.ndarray, bands: list[str]) -> None:
     bright = truth > 1e-3 * truth.max(axis=1, keepdims=True)
     assert bright.mean() > 0.7
     off = np.where(bright, np.abs(flux / truth - 1), np.nan)
-    goal = np.where([band.startswith("galex") for band in bands], 2e-2, 5e-3)
+    goal = np.where([band.startswith("galex") for band in bands], 1e-2, 3e-3)
     np.testing.assert_array_less(np.nanmedian(off, axis=0), 1e-3)
     np.testing.assert_array_less(np.nanmax(off, axis=0), goal)
 
@@ -49,6 +52,7 @@ def test_agrees_with_fsps(grid: SSPGrid, kind: str) -> None:
         bands = file["bands"].tolist()
         columns = {name.split("/")[1]: file[name] for name in file.files if name.startswith(f"{kind}/")}
     truth, zreds = columns.pop("flux"), columns.pop("zred").tolist()
+    truth, zreds = truth[:N_GALAXY], zreds[:N_GALAXY]
     filters = load_filters(bands)
     full, compiled = [], []
     with jax.enable_x64(True):
