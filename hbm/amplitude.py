@@ -5,7 +5,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 _FLOOR = 1e-3
-"""Smallest signal-to-noise ratio of the amplitude: below it the factor is held, so that its logarithm exists."""
+"""Smallest signal-to-noise ratio of the amplitude: held there, so that its logarithm exists."""
 
 
 def best_amplitude(

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -101,5 +101,6 @@ class ModelConfig:
     def from_json(cls, text: str) -> "ModelConfig":
         """Settings from `to_json`."""
         content = json.loads(text)
-        prior = {key: tuple(v) if isinstance(v, list) else v for key, v in content.pop("prior").items()}
+        stored: dict[str, Any] = content.pop("prior")
+        prior: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in stored.items()}
         return cls(prior=InterimPrior(**prior), **content)

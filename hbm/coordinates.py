@@ -117,5 +117,3 @@ def _through_normal(site: dict[str, Any]) -> NormalReparam | None:
     """Reparametrise every latent site but the mass and the normals themselves."""
     is_kept = site["name"].endswith("_base") or site["name"] == "logmass"
     return None if site["is_observed"] or is_kept else NormalReparam()
-
-

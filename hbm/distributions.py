@@ -24,7 +24,7 @@ _NORMAL_RANGE = 8.0
 """Standard normals are clipped here: in single precision the tail beyond has no digits; probability 1e-15."""
 
 
-class SplitNormal(dist.Distribution):
+class SplitNormal(dist.Distribution):  # type: ignore[misc]
     r"""Normal with different widths below and above its mode, truncated to an interval.
 
     .. math:: p(x) \propto \exp[-(x - m)^2 / 2 s^2], \quad s = s_- (x < m),\; s_+ (x \ge m)
@@ -64,7 +64,7 @@ class SplitNormal(dist.Distribution):
 
     def _below(self) -> Array:
         """Probability below the mode without truncation."""
-        return self.scale_low / (self.scale_low + self.scale_high)
+        return jnp.asarray(self.scale_low / (self.scale_low + self.scale_high))
 
     def _cdf_full(self, value: ArrayLike) -> Array:
         below = self._below()
@@ -99,7 +99,7 @@ class SplitNormal(dist.Distribution):
         return self.icdf(jax.random.uniform(key, sample_shape + self.batch_shape))
 
 
-class TruncatedNormal(dist.Distribution):
+class TruncatedNormal(dist.Distribution):  # type: ignore[misc]
     """Normal truncated to an interval, by few operations: NumPyro's own takes seconds longer to compile."""
 
     arg_constraints = {  # noqa: RUF012
@@ -163,15 +163,20 @@ def _phi(x: Float[Array, "..."]) -> Array:
 
 
 def _phi_inverse(q: Float[Array, "..."]) -> Array:
-    """Quantile function of the standard normal, to the digits that ``q`` has near 1/2: enough between the
-    ends of a truncated normal, and one operation where `jax.scipy.special.ndtri` is a hundred."""
+    """Quantile function of the standard normal, to the digits that ``q`` has near 1/2.
+
+    That is enough between the ends of a truncated normal, and one operation where
+    `jax.scipy.special.ndtri` is a hundred.
+    """
     return float(np.sqrt(2.0)) * erfinv(jnp.clip(2 * q - 1, -1 + 1.2e-7, 1 - 1.2e-7))
 
 
-class StudentT2(dist.Distribution):
+class StudentT2(dist.Distribution):  # type: ignore[misc]
     r"""Student t with 2 degrees of freedom, truncated to (-bound, bound); closed forms throughout.
 
-    .. math:: p(t) \propto (2 + t^2)^{-3/2}, \quad F(t) = \tfrac12 [1 + t / \sqrt{2 + t^2}], \quad t = x / scale
+    .. math:: p(t) \propto (2 + t^2)^{-3/2}, \quad F(t) = \tfrac12 [1 + t / \sqrt{2 + t^2}]
+
+    with t = x / scale.
     """
 
     arg_constraints = {"scale": constraints.positive, "bound": constraints.positive}  # noqa: RUF012
@@ -181,7 +186,7 @@ class StudentT2(dist.Distribution):
         self.scale, self.bound = promote_shapes(
             *(jnp.asarray(value, jnp.result_type(float)) for value in (scale, bound))
         )
-        self._support = constraints.interval(-bound, bound)
+        self._support = constraints.interval(-self.bound, self.bound)
         super().__init__(batch_shape=jnp.shape(self.scale), validate_args=validate_args)
 
     @property
@@ -192,7 +197,7 @@ class StudentT2(dist.Distribution):
     def _inside(self) -> Array:
         """Probability between the bounds without truncation."""
         edge = self.bound / self.scale
-        return edge / jnp.sqrt(2 + edge**2)
+        return jnp.asarray(edge / jnp.sqrt(2 + edge**2))
 
     def log_prob(self, value: ArrayLike, intermediates: Any = None) -> Array:
         """Normalised log density."""
@@ -202,19 +207,19 @@ class StudentT2(dist.Distribution):
     def cdf(self, value: ArrayLike) -> Array:
         """Distribution function."""
         t = value / self.scale
-        return 0.5 * (1 + t / jnp.sqrt(2 + t**2) / self._inside())
+        return jnp.asarray(0.5 * (1 + t / jnp.sqrt(2 + t**2) / self._inside()))
 
     def icdf(self, q: ArrayLike) -> Array:
         """Quantile function: with c = 2 q - 1 scaled to the bounds, t = c sqrt(2 / (1 - c^2))."""
         c = (2 * q - 1) * self._inside()
-        return self.scale * c * jnp.sqrt(2 / (1 - c**2))
+        return jnp.asarray(self.scale * c * jnp.sqrt(2 / (1 - c**2)))
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws by the quantile function."""
         return self.icdf(jax.random.uniform(key, sample_shape + self.batch_shape))
 
 
-class BetaOne(dist.Distribution):
+class BetaOne(dist.Distribution):  # type: ignore[misc]
     """Beta(1, b), whose quantile function is closed: Q(q) = 1 - (1 - q)^(1 / b)."""
 
     arg_constraints = {"b": constraints.positive}  # noqa: RUF012

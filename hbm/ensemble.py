@@ -28,7 +28,9 @@ class EnsembleSampler:
         self.sampler, self._kernel = sampler, _KERNELS[method]
         self.posterior = build_posterior(config, example)
 
-    def run(self, data: GalaxyData, key: Array, progress: Progress | None = None, *, factor: int = 1) -> Draws:
+    def run(
+        self, data: GalaxyData, key: Array, progress: Progress | None = None, *, factor: int = 1
+    ) -> Draws:
         """Sample stacked galaxies; arguments as for `hbm.sampler.NutsSampler.run`."""
         n_galaxy = int(np.shape(data.flux)[0])
         runs = []

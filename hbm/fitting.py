@@ -171,7 +171,8 @@ class _Run:
         for attempt in range(max_rerun + 1):
             chosen = [galaxies[i] for i in left]
             failed = []
-            for i, result in zip(left, self._sample(chosen, [members[i] for i in left], attempt, factor), strict=True):
+            sampled = self._sample(chosen, [members[i] for i in left], attempt, factor)
+            for i, result in zip(left, sampled, strict=True):
                 results[members[i]] = result
                 if not result.convergence.converged:
                     failed.append(i)
@@ -194,9 +195,7 @@ class _Run:
         derived = {name: np.asarray(value) for name, value in self._derived(draws.sites, data).items()}
         judged = {name: draws.sites[name][:n_real] for name in sampler.posterior.sampled}
         verdicts = diagnose_batch(judged, draws.diverging[:n_real].sum(axis=(1, 2)), self.rule)
-        return [
-            self._result(i, members[i], draws, derived, verdicts[i], galaxies[i]) for i in range(n_real)
-        ]
+        return [self._result(i, members[i], draws, derived, verdicts[i], galaxies[i]) for i in range(n_real)]
 
     def _sampler_for(self, example: GalaxyData) -> NutsSampler | EnsembleSampler:
         is_free = example.zgrid is not None
@@ -274,5 +273,3 @@ class _Run:
 def config_of(result: FitResult) -> ModelConfig:
     """Settings of the model that gave a result."""
     return ModelConfig.from_json(json.dumps(result.provenance.model_config["config"]))
-
-

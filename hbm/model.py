@@ -21,7 +21,7 @@ from sed.compiled import CompiledPhotometry, take
 from sed.likelihood import photometry_loglike
 from sed.nebular import bracket
 from sed.parameters import BinnedSFH, SEDParams
-from sed.sfh import bin_masses, delayed_tau_sfr
+from sed.sfh import bin_masses, delayed_tau_logsfr
 
 OUTLIER_SCALE = 10.0
 """Width of the likelihood of a bad band, in units of its error with the model error added."""
@@ -175,9 +175,14 @@ def parameters_from_sites(sites: dict[str, Array], config: ModelConfig) -> SEDPa
     )
 
 
-def derived_quantities(
-    sites: dict[str, Array], data: GalaxyData, config: ModelConfig
-) -> dict[str, Array]:
+def _bin_rates(sfh: BinnedSFH, photometry: CompiledPhotometry) -> Float[Array, " bin"]:
+    """Star formation rate of each age bin, Msun/yr."""
+    bins = jnp.asarray(photometry.agebins)
+    edges = 10.0**bins
+    return bin_masses(sfh, bins) / (edges[:, 1] - edges[:, 0])
+
+
+def derived_quantities(sites: dict[str, Array], data: GalaxyData, config: ModelConfig) -> dict[str, Array]:
     """What users want besides the parameters, for one draw.
 
     Returns
@@ -190,29 +195,27 @@ def derived_quantities(
     """
     params = parameters_from_sites(sites, config)
     zred = sites.get("zred", jnp.asarray(data.zred))
-    mass = 10.0 ** params.sfh.logmass
+    logmass = jnp.asarray(params.sfh.logmass)
     if isinstance(params.sfh, BinnedSFH):
-        masses = data.between_nodes(lambda phot: bin_masses(params.sfh, phot.agebins), zred)
-        width = data.between_nodes(lambda phot: 10.0 ** phot.agebins[:, 1] - 10.0 ** phot.agebins[:, 0], zred)
-        rates = masses / width
-        sfr_10 = rates[0]
-        sfr_100 = 10.0 ** (params.sfh.logmass + params.sfh.logssfr)
-        history = {"sfr_bins": rates}
+        sfh = params.sfh
+        rates = data.between_nodes(lambda phot: _bin_rates(sfh, phot), zred)
+        logsfr_10, logsfr_100 = jnp.log10(rates[0]), logmass + jnp.asarray(params.sfh.logssfr)
+        history: dict[str, Array] = {"sfr_bins": rates}
     else:
-        sfr_10, sfr_100 = (delayed_tau_sfr(params.sfh, span) for span in (0.01, 0.1))
-        history = {"logssfr": jnp.log10(sfr_100 / mass)}
+        logsfr_10, logsfr_100 = (delayed_tau_logsfr(params.sfh, span) for span in (0.01, 0.1))
+        history = {"logssfr": logsfr_100 - logmass}
     rest = data.rest.flux(params)
     clear = eqx.tree_at(lambda p: (p.dust1, p.dust2), params, (jnp.zeros(()), jnp.zeros(())))
     rest_clear = data.rest.flux(clear)
     mfrac = data.between_nodes(lambda phot: phot.mfrac(params), zred)
     return {
         **history,
-        "sfr_100": sfr_100,
-        "sfr_10": sfr_10,
-        "logsfr_100": jnp.log10(sfr_100),
-        "logsfr_10": jnp.log10(sfr_10),
+        "sfr_100": 10.0**logsfr_100,
+        "sfr_10": 10.0**logsfr_10,
+        "logsfr_100": logsfr_100,
+        "logsfr_10": logsfr_10,
         "mwa": data.between_nodes(lambda phot: phot.mean_age(params), zred),
-        "logmstar": params.sfh.logmass + jnp.log10(mfrac),
+        "logmstar": logmass + jnp.log10(mfrac),
         "uv": -2.5 * jnp.log10(rest[0] / rest[1]),
         "vj": -2.5 * jnp.log10(rest[1] / rest[2]),
         "av": -2.5 * jnp.log10(rest[1] / rest_clear[1]),

@@ -39,4 +39,4 @@ def mass_metallicity(logmass: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     # Piecewise linear as a sum of ramps: one vectorised expression, where a search would be a loop.
     left, width = GALLAZZI_LOGMASS[:-1], np.diff(GALLAZZI_LOGMASS)
     steps = jnp.clip((x - left) / width, 0.0, 1.0) * np.diff(GALLAZZI_LOGZSOL)
-    return GALLAZZI_LOGZSOL[0] + jnp.sum(steps, axis=-1)
+    return jnp.asarray(GALLAZZI_LOGZSOL[0] + jnp.sum(steps, axis=-1))

@@ -5,7 +5,7 @@ start from the best of many prior draws after a short optimisation, apart from e
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,8 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
 
 from hbm.config import ModelConfig
-from hbm.galaxies import galaxy_axes
 from hbm.coordinates import build_posterior
+from hbm.galaxies import galaxy_axes
 from hbm.model import GalaxyData
 
 Progress = Callable[[int, int], None]
@@ -82,14 +82,16 @@ class NutsSampler:
             )
         self.sampler = sampler
         self.posterior = build_posterior(config, example)
-        self._init, self._step = hmc(
+        self._init, self._step = cast(Any, hmc)(
             potential_fn_gen=lambda data: lambda vector: self.posterior.potential(vector, data), algo="NUTS"
         )
         self._value_and_grad = jax.jit(self._values_and_gradients)
         self._advance = jax.jit(self._advance_galaxies, static_argnames="length")
         self._constrain_all = jax.jit(self._constrain_galaxies)
 
-    def run(self, data: GalaxyData, key: Array, progress: Progress | None = None, *, factor: int = 1) -> Draws:
+    def run(
+        self, data: GalaxyData, key: Array, progress: Progress | None = None, *, factor: int = 1
+    ) -> Draws:
         """Sample the posteriors of galaxies stacked by `hbm.galaxies.stack_galaxies`.
 
         Parameters
@@ -120,7 +122,7 @@ class NutsSampler:
             if done > setting.n_warmup:
                 kept.append(jax.device_get(output))
             if progress is not None:
-                jax.block_until_ready(state.z)
+                state.z.block_until_ready()
                 progress(done, total)
         vectors, potential, diverging, accept, n_step = (
             np.moveaxis(np.concatenate(parts), 0, 2) for parts in zip(*kept, strict=True)
@@ -143,15 +145,13 @@ class NutsSampler:
         setting, dim = self.sampler, self.posterior.dim
         n_galaxy = int(np.shape(data.flux)[0])
         rounds = max(1, setting.n_start // setting.n_chain)
-        best, best_energy = None, None
+        shape = (n_galaxy, setting.n_chain)
+        best, best_energy = jnp.zeros((*shape, dim)), jnp.full(shape, jnp.inf)
         for round_key in jax.random.split(key, rounds):
-            draw = jax.random.normal(round_key, (n_galaxy, setting.n_chain, dim))
+            draw = jax.random.normal(round_key, best.shape)
             energy, _ = self._value_and_grad(draw, data)
-            if best is None or best_energy is None:
-                best, best_energy = draw, energy
-            else:
-                best = jnp.where((energy < best_energy)[..., None], draw, best)
-                best_energy = jnp.minimum(energy, best_energy)
+            best = jnp.where((energy < best_energy)[..., None], draw, best)
+            best_energy = jnp.minimum(energy, best_energy)
         vectors = self._optimise(best, data)
         energy, slope = self._value_and_grad(vectors, data)
         return vectors, energy, slope, self._covariance(vectors, data)
@@ -211,7 +211,8 @@ class NutsSampler:
 
     def _advance_galaxies(self, state: Any, data: GalaxyData, length: int) -> tuple[Any, tuple[Array, ...]]:
         """Some steps of all chains; outputs have axes (step, galaxy, chain, ...)."""
-        by_chain = jax.vmap(lambda one, galaxy: self._step(one, (galaxy,), {}), in_axes=(0, None))
+        kernel: Any = self._step
+        by_chain = jax.vmap(lambda one, galaxy: kernel(one, (galaxy,), {}), in_axes=(0, None))
         step = jax.vmap(by_chain, in_axes=(0, galaxy_axes(data)))
 
         def body(carry: Any, _: None) -> tuple[Any, tuple[Array, ...]]:
@@ -220,7 +221,9 @@ class NutsSampler:
 
         return jax.lax.scan(body, state, None, length=length)
 
-    def _constrain_galaxies(self, vectors: Float[Array, "galaxy chain draw dim"], data: GalaxyData) -> dict[str, Array]:
+    def _constrain_galaxies(
+        self, vectors: Float[Array, "galaxy chain draw dim"], data: GalaxyData
+    ) -> dict[str, Array]:
         by_draw = jax.vmap(jax.vmap(self.posterior.constrain, in_axes=(0, None)), in_axes=(0, None))
         return jax.vmap(by_draw, in_axes=(0, galaxy_axes(data)))(vectors, data)
 

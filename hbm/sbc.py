@@ -93,7 +93,7 @@ def prior_flux(
     """Quantile of the prior of each band's flux (maggies) at a redshift, to set the depth of a simulation."""
     galaxy = _galaxy(builder, zred, 0.0)
     keys = jax.random.split(jax.random.key(seed), n_draw)
-    return np.quantile(_draw_in_blocks(galaxy, builder.config, keys)["flux"], quantile, axis=0)
+    return np.asarray(np.quantile(_draw_in_blocks(galaxy, builder.config, keys)["flux"], quantile, axis=0))
 
 
 def simulate(

@@ -190,7 +190,7 @@ def _line_sigma(
     left = np.clip(np.searchsorted(wave, line_wave, side="right") - 1, 0, len(wave) - 2)
     pixel = (wave[left + 1] - wave[left]) * 2 / 2.355
     resolution = np.abs(np.array(population.resolutions, dtype=np.float64))[left]
-    return np.maximum(pixel, line_wave * resolution / _LIGHT_KMS)
+    return np.asarray(np.maximum(pixel, line_wave * resolution / _LIGHT_KMS))
 
 
 def _nebular_nodes(population: Any) -> tuple[Float[np.ndarray, " gasmet"], Float[np.ndarray, " logu"]]:

@@ -161,7 +161,7 @@ class CompiledPhotometry(eqx.Module):
         is_young = jnp.asarray(self.comp_young)
         low, dz = bracket(self.logzsol, params.logzsol)
         # The barrier keeps XLA from gathering the pair again for every use of it.
-        pair = jax.lax.optimization_barrier(
+        pair = jax.lax.optimization_barrier(  # type: ignore[no-untyped-call]
             jax.lax.dynamic_slice_in_dim(jnp.asarray(self.stars), low, 2, axis=0)
         )
         ssp = (1 - dz) * pair[0] + dz * pair[1]

@@ -92,9 +92,9 @@ def diffuse_transmission(
     curve: DustCurve, dust2: Float[ArrayLike, ""], dust_index: Float[ArrayLike, ""]
 ) -> Float[Array, " wave"]:
     """Fraction of light that passes the diffuse dust."""
-    return jnp.exp(-dust2 * curve(dust_index))
+    return jnp.exp(-jnp.asarray(dust2) * curve(dust_index))
 
 
 def birth_cloud_transmission(curve: DustCurve, dust1: Float[ArrayLike, ""]) -> Float[Array, " wave"]:
     """Fraction of young stars' light that passes their birth clouds."""
-    return jnp.exp(-dust1 * jnp.exp(BIRTH_CLOUD_INDEX * curve.log_ratio))
+    return jnp.exp(-jnp.asarray(dust1) * jnp.exp(BIRTH_CLOUD_INDEX * curve.log_ratio))

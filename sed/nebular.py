@@ -22,7 +22,7 @@ def line_profiles(wave: Float[np.ndarray, " wave"], table: NebularTable) -> Floa
     """Gaussians of unit luminosity on the grid's wavelengths, per Hz, as FSPS adds them to its spectra."""
     offset = (wave[None, :] - table.line_wave[:, None]) / table.line_sigma[:, None]
     height = table.line_wave**2 / (np.sqrt(2 * np.pi) * table.line_sigma * LIGHT_AA)
-    return height[:, None] * np.exp(-0.5 * offset**2)
+    return np.asarray(height[:, None] * np.exp(-0.5 * offset**2))
 
 
 def bracket(nodes: Float[ArrayLike, " node"], value: Float[ArrayLike, ""]) -> tuple[Array, Float[Array, ""]]:

@@ -67,7 +67,7 @@ def attenuation_sample(
         index = _INDEX_RANGE[0] + b * (_INDEX_RANGE[1] - _INDEX_RANGE[0])
         depth = _DUST_MAX * a * np.asarray(at(float(index)), np.float64)
         rows.append(depth + (_DUST_MAX * c * cloud if i % 2 else 0.0))
-    return np.exp(-np.array(rows))
+    return np.asarray(np.exp(-np.array(rows)))
 
 
 class NodeFinder:
@@ -164,4 +164,4 @@ def _typical_light(flux: Float[np.ndarray, "met age wave"]) -> Float[np.ndarray,
     """Mean of young, middle-aged and old spectra of middling metallicity, each scaled to its energy."""
     n_met, n_age, _ = flux.shape
     picks = [flux[n_met * 2 // 3, int(n_age * part)] for part in (0.1, 0.35, 0.6, 0.8, 0.95)]
-    return np.mean([spectrum / max(spectrum.max(), 1e-300) for spectrum in picks], axis=0)
+    return np.asarray(np.mean([spectrum / max(spectrum.max(), 1e-300) for spectrum in picks], axis=0))

@@ -227,7 +227,7 @@ def _unlike_ours(settings: Mapping[str, float], config: Mapping[str, object]) ->
     found = {}
     if used["imf_type"] != 1:
         found["imf_type"] = (
-            f"imf_type={used['imf_type']:.0f}: the grid is for Chabrier's mass function (1), masses are offset"
+            f"imf_type={used['imf_type']:.0f}: the grid is for Chabrier's mass function (1): masses are off"
         )
     if used["dust_type"] not in (2, 4):
         found["dust_type"] = (

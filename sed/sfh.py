@@ -92,7 +92,7 @@ def _split(log_rate: Float[Array, " bin"], width: Float[Array, " bin"]) -> Float
 
 def _hat_integral(log_t: np.ndarray, log_age: np.ndarray) -> np.ndarray:
     """Integral over t of (log_age - log10 t) up to 10**log_t."""
-    return 10.0**log_t * (log_age - log_t + np.log10(np.e))
+    return np.asarray(10.0**log_t * (log_age - log_t + np.log10(np.e)))
 
 
 def bin_weights(
@@ -209,7 +209,7 @@ def delayed_tau_logsfr(sfh: DelayedTauSFH, average_gyr: float) -> Float[Array, "
     d = jnp.minimum(tage, average_gyr) / tau
     # Only sums of positive terms: no digits are lost.
     log_part = -a + jnp.log(-a * jnp.expm1(-d) + _formed(d)) - jnp.log(_formed(tage / tau))
-    return jnp.asarray(sfh.logmass) + log_part / np.log(10.0) - np.log10(average_gyr * 1e9)
+    return jnp.asarray(sfh.logmass) + log_part / math.log(10.0) - math.log10(average_gyr * 1e9)
 
 
 def delayed_tau_sfr(sfh: DelayedTauSFH, average_gyr: float) -> Float[Array, ""]:

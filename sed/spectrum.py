@@ -161,12 +161,12 @@ class SpectrumModel(eqx.Module):
         self, params: SEDParams, weight: Float[Array, " age"], low: Array, dz: Float[Array, ""]
     ) -> tuple[Float[Array, "2 line"], Float[Array, " wave"], Float[Array, " wave"]]:
         """Lines of young and old ages in Lsun, and what gas adds to the spectra of both."""
-        if self.photons is None or self.profiles is None or self.line_loglum is None:
+        if self.photons is None or self.profiles is None or self.line_loglum is None or self.gas_logz is None:
             raise ValueError("this model has no nebular table.")
         rate = (1 - dz) * self.photons[low] + dz * self.photons[low + 1]
         n_age = rate.shape[0]
         gas_logz = params.logzsol if params.gas_logz is None else params.gas_logz
-        x, y = bracket(self.gas_logz, gas_logz), bracket(self.gas_logu, params.gas_logu)
+        x, y = bracket(self.gas_logz, gas_logz), bracket(jnp.asarray(self.gas_logu), params.gas_logu)
         emitted = weight[:n_age] * rate
         split = jnp.stack(
             [jnp.where(self.log_age[:n_age] <= LOG_AGE_BIRTH_CLOUD + 1e-6, emitted, 0.0), emitted]

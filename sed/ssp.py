@@ -111,4 +111,4 @@ def ionizing_photons(
     nu = LIGHT_AA / wave
     per_nu = flux / nu
     rate = np.sum(np.abs(np.diff(nu)) * 0.5 * (per_nu[..., 1:] + per_nu[..., :-1]), axis=-1)
-    return rate * (LSUN_CGS / HPLANCK_CGS / 1e46)
+    return np.asarray(rate * (LSUN_CGS / HPLANCK_CGS / 1e46))

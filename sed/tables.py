@@ -94,7 +94,7 @@ def continuum_table(grid: SSPGrid, age_weight: Float[np.ndarray, "comp age"]) ->
 def _metallicities(grid: SSPGrid, table: NebularTable) -> Float[np.ndarray, " logz"]:
     """Nodes of stars and of gas within the range of the stars."""
     logz = np.union1d(np.round(grid.logzsol, 6), np.round(table.gas_logz, 6))
-    return logz[(logz >= grid.logzsol[0] - 1e-6) & (logz <= grid.logzsol[-1] + 1e-6)]
+    return np.asarray(logz[(logz >= grid.logzsol[0] - 1e-6) & (logz <= grid.logzsol[-1] + 1e-6)])
 
 
 def _ionizing(
@@ -130,11 +130,11 @@ def _doubled(nodes: Float[np.ndarray, " node"]) -> Float[np.ndarray, " fine"]:
 
 def _interpolate(
     nodes: Float[np.ndarray, " node"],
-    table: Float[np.ndarray, "node *rest"],
+    table: Float[np.ndarray, " node *rest"],
     value: Float[np.ndarray, " new"],
-) -> Float[np.ndarray, "new *rest"]:
+) -> Float[np.ndarray, " new *rest"]:
     """Linear interpolation in the first axis, clipped to the nodes."""
     low = np.clip(np.searchsorted(nodes, value, side="right") - 1, 0, len(nodes) - 2)
     fraction = np.clip((value - nodes[low]) / (nodes[low + 1] - nodes[low]), 0, 1)
     fraction = fraction.reshape(-1, *[1] * (table.ndim - 1))
-    return (1 - fraction) * table[low] + fraction * table[low + 1]
+    return np.asarray((1 - fraction) * table[low] + fraction * table[low + 1])

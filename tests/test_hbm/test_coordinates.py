@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpyro.infer.util import log_density
+
 from hbm.catalog import Catalog
 from hbm.config import InterimPrior, ModelConfig
 from hbm.coordinates import build_posterior
 from hbm.galaxies import DataBuilder
 from hbm.model import photometric_model
-from numpyro.infer.util import log_density
 
 FILTERS = ("sdss_u0", "sdss_r0", "twomass_J")
 
@@ -41,7 +42,8 @@ def test_density_is_the_models_with_the_jacobian(grid, config, zred_err):
     data = one_galaxy(grid, config, zred_err)
     with jax.enable_x64(True):
         data = jax.tree.map(
-            lambda leaf: jnp.asarray(leaf, jnp.float64 if np.asarray(leaf).dtype == np.float32 else None), data
+            lambda leaf: jnp.asarray(leaf, jnp.float64 if np.asarray(leaf).dtype == np.float32 else None),
+            data,
         )
         posterior = build_posterior(config, data)
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from hbm.catalog import Catalog
 from hbm.config import ModelConfig
 from hbm.fitting import config_of, fit
@@ -115,7 +116,6 @@ def test_progress_is_told_to_the_end(fitted):
 def test_existing_results_are_not_replaced(fitted, catalog, grid):
     with pytest.raises(FileExistsError, match="already holds 2 of these results"):
         fit(catalog, config=CONFIG, sampler=SHORT, grid=grid, outdir=fitted[0])
-
 
 
 def test_empty_batches_are_refused(catalog, grid):
