@@ -70,8 +70,8 @@ class ModelConfig:
     """Width (mag) of free offsets of each band's zero point; 0 for none."""
     cosmology: str = "Planck18"
     """Name of an astropy cosmology."""
-    n_node: int = 6
-    """Wavelengths per band at which dust is evaluated."""
+    n_node: int | None = None
+    """Wavelengths per band at which dust is evaluated; None chooses by the band's width."""
     n_zred: int = 15
     """Redshifts at which photometry is compiled where the redshift has an error."""
     prior: InterimPrior = dataclasses.field(default_factory=InterimPrior)

@@ -212,7 +212,7 @@ class StudentT2(dist.Distribution):  # type: ignore[misc]
     def icdf(self, q: ArrayLike) -> Array:
         """Quantile function: with c = 2 q - 1 scaled to the bounds, t = c sqrt(2 / (1 - c^2))."""
         c = (2 * q - 1) * self._inside()
-        return jnp.asarray(self.scale * c * jnp.sqrt(2 / (1 - c**2)))
+        return jnp.clip(self.scale * c * jnp.sqrt(2 / (1 - c**2)), -self.bound, self.bound)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws by the quantile function."""
@@ -241,7 +241,7 @@ class BetaOne(dist.Distribution):  # type: ignore[misc]
 
     def icdf(self, q: ArrayLike) -> Array:
         """Quantile function."""
-        return -jnp.expm1(jnp.log1p(-jnp.asarray(q)) / self.b)
+        return -jnp.expm1(jnp.log1p(-jnp.minimum(jnp.asarray(q), 1 - 1.2e-7)) / self.b)
 
     def sample(self, key: Array, sample_shape: tuple[int, ...] = ()) -> Array:
         """Draws by the quantile function."""

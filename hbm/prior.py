@@ -12,8 +12,7 @@ Z(M) the mass-metallicity relation of Gallazzi et al. (2005), both in `hbm.relat
   Leja et al. (2019, ApJ 877, 140); dust_index normal (-0.2, 0.4) truncated to (-1, 0.4);
 - gas_logu normal (-2.7, 0.6) truncated to (-4, -1).
 
-`hbm.model` samples all of them through standard normals (`hbm.distributions.NormalReparam`), which
-leaves the prior as it is.
+`hbm.coordinates` gives the sampler better coordinates, which leave the prior as it is.
 """
 
 import jax.numpy as jnp

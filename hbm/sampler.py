@@ -216,7 +216,7 @@ class NutsSampler:
         step = jax.vmap(by_chain, in_axes=(0, galaxy_axes(data)))
 
         def body(carry: Any, _: None) -> tuple[Any, tuple[Array, ...]]:
-            new = step(carry, data)
+            new = step(carry, data)  # type: ignore[no-untyped-call]
             return new, (new.z, new.potential_energy, new.diverging, new.accept_prob, new.num_steps)
 
         return jax.lax.scan(body, state, None, length=length)

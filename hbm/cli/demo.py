@@ -105,7 +105,10 @@ def _show_posterior(console: "Console", result: "FitResult", galaxy: "DemoGalaxy
         "av": f"{galaxy.av_fast:.1f} (FAST)",
     }
     table = Table(title="Posterior", title_justify="left")
-    for heading in ("parameter", "median", "68 %", "unit", "published", "meaning"):
+    headings = ["parameter", "median", "68 %", "unit", "published"]
+    if console.width >= 110:  # in a narrow terminal the meaning would take most of the lines
+        headings.append("meaning")
+    for heading in headings:
         is_number = heading in ("median", "68 %")
         table.add_column(heading, justify="right" if is_number else "left", no_wrap=heading != "meaning")
     for name in SHOWN:
@@ -113,7 +116,7 @@ def _show_posterior(console: "Console", result: "FitResult", galaxy: "DemoGalaxy
             low, median, high = np.quantile(result.draws(name), (0.16, 0.5, 0.84))
             label = label_of(name)
             row = (name, f"{median:.2f}", f"{low:.2f} to {high:.2f}", label.unit, published.get(name, ""))
-            table.add_row(*(escape(text) for text in (*row, label.description)))
+            table.add_row(*(escape(text) for text in (*row, label.description)[: len(headings)]))
     console.print(table)
     console.print(
         "Published values rest on other models and data: agreement within 0.3 dex is what one expects.",
