@@ -28,7 +28,7 @@ class SamplerConfig(NamedTuple):
 
     n_warmup: int = 500
     """Steps that adapt step size and mass matrix."""
-    n_draw: int = 1000
+    n_draw: int = 600
     """Draws kept per chain."""
     n_chain: int = 4
     """Chains per galaxy."""

@@ -27,7 +27,7 @@ class Lengths(NamedTuple):
     """Draws kept per chain."""
 
 
-FULL = Lengths(chains=4, warmup=500, draws=1000)
+FULL = Lengths(chains=4, warmup=500, draws=600)
 """The defaults of ``hbm fit``."""
 
 QUICK = Lengths(chains=4, warmup=200, draws=150)
