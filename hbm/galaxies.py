@@ -52,6 +52,7 @@ class DataBuilder:
         self.cosmology = cosmology_by_name(config.cosmology)
         self._bands = self._compiler(grid, self.filters, igm_function(config.igm))
         self._rest = self._compiler(grid, load_filters(REST_FILTERS), None)
+        self._amplitude = jax.jit(best_amplitude)
         self._unit_flux = jax.jit(lambda photometry: photometry.flux(_typical(config)))
 
     def _compiler(self, grid: SSPGrid, filters: FilterSet, igm: IGMFunction | None) -> PhotometryCompiler:
@@ -87,7 +88,7 @@ class DataBuilder:
         flux_err = np.where(observed, catalog.flux_err[index], 1.0)
         middle = photometry if zgrid is None else take(photometry, len(zgrid) // 2)
         unit = np.asarray(self._unit_flux(middle), np.float64)
-        amplitude = float(best_amplitude(unit, flux, flux_err, observed, 0.05))
+        amplitude = float(self._amplitude(unit, flux, flux_err, observed, 0.05))
         rest = self._rest(0.0, lumdist_mpc=_TEN_PARSEC_MPC, tmax_gyr=float(self.cosmology.age_np(zred)))
         single = np.float32
         return GalaxyData(
@@ -120,7 +121,8 @@ def igm_function(name: str) -> IGMFunction | None:
     """Transmission of the intergalactic medium by its name in `ModelConfig`."""
     if name == "none":
         return None
-    function = igm_transmission_inoue if name == "inoue" else igm_transmission_madau
+    # One program instead of a hundred small ones, which would cost seconds on the first galaxy.
+    function = jax.jit(igm_transmission_inoue if name == "inoue" else igm_transmission_madau)
 
     def transmission(wave: np.ndarray, zred: float) -> np.ndarray:
         with jax.enable_x64(True):

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from sed.compiled import CompiledContinuum, CompiledDustEmission, CompiledLines, CompiledPhotometry
 from sed.cosmology import Cosmology, default_cosmology
@@ -166,8 +166,7 @@ class PhotometryCompiler:
             mstar=self._cast(mstar @ parts.weight.T),
             comp_young=self._cast(parts.young),
             agebins=None if parts.agebins is None else self._cast(parts.agebins),
-            comp_bin=parts.bin,
-            comp_fraction=self._cast(parts.fraction),
+            bin_split=None if parts.split is None else self._cast(parts.split),
             log_age=None if parts.agebins is not None else self._cast(self.grid.log_age),
             line_weight=None if self._profiles is None else self._cast(bands @ self._profiles.T),
             lines=self._lines,
@@ -220,19 +219,17 @@ class PhotometryCompiler:
         """Ages of the grid themselves, or age bins cut where the birth clouds end."""
         in_cloud = self.grid.log_age <= LOG_AGE_BIRTH_CLOUD + 1e-6
         if self.sfh == "delayed_tau":
-            n_age = len(self.grid.log_age)
-            return _Components(np.eye(n_age), in_cloud.astype(float), None, np.ones(n_age), None)
+            return _Components(np.eye(len(in_cloud)), in_cloud.astype(float), None, None)
         bins = agebins(min(tmax_gyr, self.grid.max_age_gyr), self.n_old)
-        weight, young, index, fraction = [], [], [], []
+        weight, young, split = [], [], []
         for i, row in enumerate(bin_weights(bins, self.grid.log_age)):
             for is_young in (True, False):
                 part = np.where(in_cloud == is_young, row, 0.0)
                 if part.sum() > 0:
                     weight.append(part / part.sum())
                     young.append(float(is_young))
-                    index.append(i)
-                    fraction.append(part.sum())
-        return _Components(np.array(weight), np.array(young), np.array(index), np.array(fraction), bins)
+                    split.append(np.eye(len(bins))[i] * part.sum())
+        return _Components(np.array(weight), np.array(young), np.array(split).T, bins)
 
 
 class _Components(NamedTuple):
@@ -242,10 +239,8 @@ class _Components(NamedTuple):
     """Mass at each age of the grid per mass formed in the component."""
     young: Float[np.ndarray, " comp"]
     """1 in birth clouds, else 0."""
-    bin: Int[np.ndarray, " comp"] | None
-    """Age bin of the component."""
-    fraction: Float[np.ndarray, " comp"]
-    """Part of the bin's mass in the component."""
+    split: Float[np.ndarray, "bin comp"] | None
+    """Part of each bin's mass in each component."""
     agebins: Float[np.ndarray, "bin 2"] | None
     """The bins, log10 yr."""
 
