@@ -81,7 +81,8 @@ def draw_galaxies(
     max_age_gyr : Gyr
         Oldest age of the grid: the universe counts as this old where it is older.
     """
-    redshift = np.exp(np.random.default_rng(seed).uniform(*np.log(zred), size=n_galaxy))
+    low, high = np.log(zred)
+    redshift = np.exp(np.random.default_rng(seed).uniform(low, high, size=n_galaxy))
     age = np.minimum(default_cosmology().age_np(redshift), max_age_gyr)
     root = jax.random.key(seed)
 

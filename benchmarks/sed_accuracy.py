@@ -15,7 +15,7 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -102,7 +102,8 @@ def _write_reference(path: Path, columns: dict[str, np.ndarray], flux: Reference
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial.npz")
     n = len(flux.exact)
-    np.savez(partial, **flux._asdict(), **{name: value[:n] for name, value in columns.items()})
+    arrays: dict[str, Any] = flux._asdict() | {name: value[:n] for name, value in columns.items()}
+    np.savez(partial, **arrays)
     os.replace(partial, path)
 
 
@@ -168,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--n-node", type=int, default=None, help="wavelengths per band; by its width if not set"
     )
     args = parser.parse_args(argv)
-    jax.config.update("jax_enable_x64", True)
+    jax.config.update("jax_enable_x64", True)  # type: ignore[no-untyped-call]
     grid, filters = load_grid(args.grid), load_filters(BANDS)
     kinds: list[SFHKind] = ["binned", "delayed_tau"] if args.sfh == "both" else [args.sfh]
     parts = []

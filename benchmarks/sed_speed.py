@@ -91,7 +91,7 @@ def full_flux(model: SpectrumModel) -> Callable[[Any, SEDParams], jax.Array]:
     def flux(galaxy: Any, params: SEDParams) -> jax.Array:
         bins, weight, matrix = galaxy
         mine = eqx.tree_at(lambda m: (m.agebins, m.bin_weight), model, (bins, weight))
-        return matrix @ mine(params).luminosity
+        return jnp.matmul(matrix, mine(params).luminosity)
 
     return flux
 
