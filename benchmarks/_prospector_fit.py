@@ -186,12 +186,15 @@ def run_nautilus(
     errors = flux_of.integration_errors(sites_jit(np.zeros(dim)))
     text = f"fluxes differ from sedpy on a fine grid by {errors[0]:.1e}, Prospector's own by {errors[1]:.1e}"
     print(f"{catalog.id[row]}: {text}", flush=True)
-    flux, err = catalog.flux[row], catalog.flux_err[row]
+    if np.any(catalog.upper_limit[row]):
+        raise ValueError(f"{catalog.id[row]} has upper limits, which this comparison does not treat.")
+    use = catalog.observed[row]
+    flux, err = catalog.flux[row][use], catalog.flux_err[row][use]
     floor = float(config.error_floor)
 
     def loglike(cube: np.ndarray) -> float:
         sites = sites_jit(ndtri(np.clip(cube, 1e-12, 1 - 1e-12)))
-        model = flux_of(sites)
+        model = flux_of(sites)[use]
         variance = err**2 + (floor * model) ** 2
         return float(-0.5 * np.sum((flux - model) ** 2 / variance + np.log(2 * np.pi * variance)))
 
@@ -265,9 +268,9 @@ def compare_with_prospector(
 ) -> dict[str, Any]:
     """Fit the first galaxies of a catalogue both ways: table and numbers."""
     # Each galaxy's file must not depend on how many are asked for.
-    first = [float(f"{value:.3g}") for value in catalog.flux[0]]
+    first = [catalog.id[0], *(f"{value:.3g}" for value in catalog.flux[0])]
     settings = {"config": json.loads(config.to_json()), "bands": catalog.filter_names, "n_live": n_live,
-                "n_eff": n_eff, "seed": seed, "first_flux": first}  # fmt: skip
+                "n_eff": n_eff, "seed": seed, "first": first}  # fmt: skip
     cache = BatchCache("photometry_fit", settings)
     theirs = [run_nautilus(catalog, row, config, grid, cache, n_live, n_eff) for row in range(n)]
     rows_twice = [row for row in range(n) for _ in range(2)]

@@ -1,7 +1,7 @@
 """Time fits, and compare them with Prospector's prediction under another sampler.
 
-Galaxies are drawn from the prior (as in `benchmarks.photometry_sbc`) in eleven bands; with --data parts (a)
-and (b) take COSMOS galaxies of 3D-HST from that folder instead.
+Galaxies are those of the COSMOS field of 3D-HST that `benchmarks.photometry_real` chooses from the folder
+--data; without it, they are drawn from the prior (as in `benchmarks.photometry_sbc`) in eleven bands.
 
 (a) One galaxy at a time until every sampled parameter has a bulk ESS of 400 and R-hat < 1.01 (and a tail ESS
     of 400), compile time apart: each galaxy is fitted twice, the second counts. Goal: 5 s (median).
@@ -9,13 +9,14 @@ and (b) take COSMOS galaxies of 3D-HST from that folder instead.
 (c) The same galaxies with Prospector's spectra and nautilus, see `benchmarks._prospector_fit`. Goal:
     posterior means within 0.1 sigma, standard deviations within 15 %.
 
-    python -m benchmarks.photometry_fit [--n 100] [--prospector 3] [--prospector-only 3] [--data FOLDER]
+    python -m benchmarks.photometry_fit [--data FOLDER] [--n 100] [--prospector 3] [--prospector-only 3]
 
 Each galaxy of (c) takes nautilus minutes to an hour; it resumes from results/.cache. --prospector-only writes
 results/photometry_prospector.json and leaves results/photometry_fit.json alone.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ import numpy as np
 
 from benchmarks._common import print_table, write_result
 from benchmarks._prospector_fit import compare_with_prospector, repeated, timed_fit
+from benchmarks.photometry_real import read_field
 from benchmarks.photometry_sbc import simulated_galaxies
 from hbm.catalog import Catalog
 from hbm.config import InterimPrior, ModelConfig
@@ -98,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--prospector-only", type=int, default=0, metavar="K", help="part (c) alone, K galaxies"
     )
-    parser.add_argument("--data", type=Path, default=None, help="folder of 3D-HST for parts (a) and (b)")
+    parser.add_argument("--data", type=Path, default=None, help="folder of 3D-HST")
     parser.add_argument("--n-live", type=int, default=500, help="live points of nautilus")
     parser.add_argument(
         "--n-eff", type=int, default=4000, help="effective sample size at which nautilus ends"
@@ -111,29 +113,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     n_compare = args.prospector_only or args.prospector
     if n_compare and not os.environ.get("SPS_HOME"):
         raise SystemExit("part (c) needs SPS_HOME, the folder of FSPS's data; --prospector 0 leaves it out.")
-    # FSPS has Madau (1995) alone.
-    config = ModelConfig(igm="madau", prior=InterimPrior(logmass=(9.0, 11.5)))
+    config = ModelConfig(igm="madau")  # FSPS has no other
     sampler = SamplerConfig()
     sampler = sampler._replace(n_draw=args.draws or sampler.n_draw, n_warmup=args.warmup or sampler.n_warmup)
     grid = load_grid()
     n_drawn = max(args.n, args.single, n_compare)
-    simulated = simulated_galaxies(DataBuilder(grid, config, BANDS), n_drawn, SEED).catalog
+    if args.data is None:
+        config = dataclasses.replace(config, prior=InterimPrior(logmass=(9.0, 11.5)))
+        catalog = simulated_galaxies(DataBuilder(grid, config, BANDS), n_drawn, SEED).catalog
+    else:
+        catalog = read_field(args.data, "COSMOS", n_drawn, SEED).catalog
     result: dict[str, Any] = {}
     if not args.prospector_only:
-        catalog, speed_config = simulated, config
-        if args.data is not None:
-            from benchmarks.photometry_real import read_field
-
-            catalog, speed_config = read_field(args.data, "COSMOS", n_drawn, SEED).catalog, ModelConfig()
-        result = speed(catalog, speed_config, sampler, grid, args.n, args.single)
-        result["data"] = "simulated" if args.data is None else "3D-HST COSMOS"
-        result["n_band"] = len(catalog.filter_names)
+        result = speed(catalog, config, sampler, grid, args.n, args.single)
     if n_compare:
         result["prospector"] = compare_with_prospector(
-            simulated, n_compare, config, sampler, grid, SEED, n_live=args.n_live, n_eff=args.n_eff
+            catalog, n_compare, config, sampler, grid, SEED, n_live=args.n_live, n_eff=args.n_eff
         )
+    result["data"] = "simulated" if args.data is None else "3D-HST COSMOS"
+    result["n_band"] = len(catalog.filter_names)
     settings = {
-        "bands": BANDS, "config": json.loads(config.to_json()), "sampler": sampler._asdict(), "seed": SEED,
+        "bands": catalog.filter_names, "config": json.loads(config.to_json()),
+        "sampler": sampler._asdict(), "seed": SEED,
         "goals": {"single_s": SECONDS_GOAL, "per_minute": PER_MINUTE_GOAL},
         "compilation_cache": jax.config.jax_compilation_cache_dir,
     }  # fmt: skip

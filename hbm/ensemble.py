@@ -16,6 +16,9 @@ from hbm.sampler import Draws, Progress, SamplerConfig
 
 _KERNELS = {"aies": AIES, "ess": ESS}
 
+_WARMUP = 3
+"""Ensembles need this many times the warm-up of NUTS."""
+
 
 class EnsembleSampler:
     """Affine-invariant ensemble (``aies``) or ensemble slice sampling (``ess``).
@@ -46,6 +49,7 @@ class EnsembleSampler:
             np.zeros(potential.shape, bool),
             np.ones(potential.shape, np.float32),
             np.ones(potential.shape, np.int32),
+            np.zeros(potential.shape, np.int32),
         )
 
     def _one(self, galaxy: GalaxyData, key: Array, factor: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -60,7 +64,7 @@ class EnsembleSampler:
         start = draws[jnp.argsort(energy)[:n_walker]]
         mcmc: Any = MCMC(
             self._kernel(potential_fn=potential),
-            num_warmup=factor * self.sampler.n_warmup,
+            num_warmup=factor * _WARMUP * self.sampler.n_warmup,
             num_samples=factor * self.sampler.n_draw,
             num_chains=n_walker,
             chain_method="vectorized",

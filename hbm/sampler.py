@@ -1,7 +1,10 @@
-"""NUTS for many galaxies side by side, in one vectorised program.
+"""NUTS for many galaxies side by side, in one vectorised program, with jumps between modes.
 
-Each galaxy has its own chains, step size and mass matrix; `jax.vmap` runs all of them in step. Chains
-start from the best of many prior draws after a short optimisation, apart from each other.
+Each galaxy has its own chains, step size and mass matrix; `jax.vmap` runs all of them in step. A pilot
+(`hbm.pilot`) finds the modes; chains start at draws from it, with its covariance as mass matrix. Every
+NUTS transition is followed by a few Metropolis-Hastings steps with the pilot's mixture of Gaussians as
+independent proposal: they leave the posterior as it is, whatever the mixture, and take chains from one
+mode to another, which NUTS cannot.
 """
 
 from collections.abc import Callable
@@ -17,7 +20,9 @@ from numpyro.infer.util import ParamInfo
 from hbm.config import ModelConfig
 from hbm.coordinates import build_posterior
 from hbm.galaxies import galaxy_axes
+from hbm.mixture import Mixture
 from hbm.model import GalaxyData
+from hbm.pilot import Pilot, PilotConfig, PilotSampler
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -26,20 +31,24 @@ Progress = Callable[[int, int], None]
 class SamplerConfig(NamedTuple):
     """Lengths and switches of the sampler."""
 
-    n_warmup: int = 500
-    """Steps that adapt step size and mass matrix."""
+    n_warmup: int = 150
+    """Steps that adapt the step size and show the proposal of the jumps what the pilot has missed."""
     n_draw: int = 600
     """Draws kept per chain."""
     n_chain: int = 4
     """Chains per galaxy."""
+    n_jump: int = 10
+    """Independent proposals after each NUTS transition."""
     target_accept: float = 0.85
-    """Acceptance probability that the step size aims at."""
-    max_tree_depth: int = 8
+    """Acceptance probability of NUTS that the step size aims at."""
+    max_tree_depth: int = 5
     """NUTS doubles its path at most this often."""
-    n_start: int = 128
-    """Prior draws from which starting points are chosen."""
-    n_optimise: int = 150
-    """Steps of the optimiser from each starting point."""
+    n_point: int = 2000
+    """Points per round of the pilot."""
+    n_round: int = 20
+    """Rounds of the pilot."""
+    n_component: int = 6
+    """Gaussians in the pilot's mixture."""
 
 
 class Draws(NamedTuple):
@@ -55,6 +64,8 @@ class Draws(NamedTuple):
     """Acceptance probability; (galaxy, chain, draw)."""
     n_step: np.ndarray
     """Leapfrog steps; (galaxy, chain, draw)."""
+    n_jump: np.ndarray
+    """Accepted jumps; (galaxy, chain, draw)."""
 
 
 class NutsSampler:
@@ -76,17 +87,25 @@ class NutsSampler:
         sampler: SamplerConfig,
         example: GalaxyData,
     ) -> None:
-        if sampler.n_start < sampler.n_chain:
+        for name in ("n_draw", "n_chain", "n_point", "n_round", "n_component"):
+            if getattr(sampler, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(sampler, name)}.")
+        if sampler.n_warmup < 0 or sampler.n_jump < 0:
             raise ValueError(
-                f"`n_start` must be at least `n_chain`, got {sampler.n_start} and {sampler.n_chain}."
+                f"`n_warmup` and `n_jump` must be >= 0, got {sampler.n_warmup} and {sampler.n_jump}."
             )
         self.sampler = sampler
         self.posterior = build_posterior(config, example)
+        sizes = PilotConfig(sampler.n_point, sampler.n_round, sampler.n_component)
+        self._pilot = PilotSampler(np.ones(self.posterior.dim), sizes)
         self._init, self._step = cast(Any, hmc)(
             potential_fn_gen=lambda data: lambda vector: self.posterior.potential(vector, data), algo="NUTS"
         )
-        self._value_and_grad = jax.jit(self._values_and_gradients)
-        self._advance = jax.jit(self._advance_galaxies, static_argnames="length")
+        self._propose = jax.jit(self._propose_points)
+        self._update = jax.jit(jax.vmap(self._pilot.update, in_axes=(0, None, 0, 0, 0, 0)))
+        self._finish = jax.jit(jax.vmap(lambda one, key: self._pilot.finish(one, key, sampler.n_chain)))
+        self._refit = jax.jit(jax.vmap(self._pilot.refit))
+        self._advance = jax.jit(self._advance_galaxies)
         self._constrain_all = jax.jit(self._constrain_galaxies)
 
     def run(
@@ -105,121 +124,137 @@ class NutsSampler:
         factor
             Multiplies the number of draws.
         """
-        n_galaxy = int(np.shape(data.flux)[0])
         setting = self.sampler
-        key_start, key_run = jax.random.split(key)
-        keys = jax.random.split(key_run, (n_galaxy, setting.n_chain))
-        data = jax.device_put(data)
-        state = self._initial_state(self._start(data, key_start), keys)
-        total = setting.n_warmup + factor * setting.n_draw
-        kept: list[Any] = []
-        done = 0
-        while done < total:
-            end = setting.n_warmup if done < setting.n_warmup else total
-            length = min(_PIECE, end - done)
-            state, output = self._advance(state, data, length=length)
-            done += length
-            if done > setting.n_warmup:
-                kept.append(jax.device_get(output))
+        key_pilot, key_run, key_jump = jax.random.split(key, 3)
+        n_round = setting.n_round * (1 if factor == 1 else _LONGER_PILOT)
+        n_step = setting.n_warmup + factor * setting.n_draw
+        total = n_round + n_step
+
+        def tell(done: int) -> None:
             if progress is not None:
-                state.z.block_until_ready()
                 progress(done, total)
-        vectors, potential, diverging, accept, n_step = (
-            np.moveaxis(np.concatenate(parts), 0, 2) for parts in zip(*kept, strict=True)
+
+        data = jax.device_put(data)
+        pilot, explored = self._run_pilot(data, key_pilot, n_round, tell)
+        proposal = pilot.proposal
+        n_galaxy = pilot.start.shape[0]
+        state = self._initial_state(pilot, jax.random.split(key_run, (n_galaxy, setting.n_chain)))
+        kept: list[Any] = []
+        n_learn = setting.n_warmup // _PIECE * _PIECE
+        for first in range(0, n_step, _PIECE):
+            key_piece = jax.random.fold_in(key_jump, first)
+            if first == n_learn > 0:  # the last change before draws are kept
+                seen = jnp.moveaxis(jnp.asarray(np.concatenate([part[0] for part in kept])), 0, 2)
+                seen = seen.reshape(n_galaxy, -1, seen.shape[-1])
+                proposal = self._refit(explored, seen, jax.random.split(key_piece, n_galaxy))
+            jumps = self._jumps(proposal, data, key_piece)
+            state, output = self._advance(state, data, proposal, jumps)
+            kept.append(jax.device_get(output))
+            tell(n_round + min(first + _PIECE, n_step))
+        last = slice(setting.n_warmup, n_step)
+        vectors, potential, diverging, accept, n_leap, n_jump = (
+            np.moveaxis(np.concatenate(parts)[last], 0, 2) for parts in zip(*kept, strict=True)
         )
         sites = self._constrain_all(jnp.asarray(vectors), data)
-        return Draws({k: np.asarray(v) for k, v in sites.items()}, potential, diverging, accept, n_step)
+        values = {name: np.asarray(value) for name, value in sites.items()}
+        return Draws(values, potential, diverging, accept, n_leap, n_jump)
 
-    def _values_and_gradients(
-        self, vectors: Float[Array, "galaxy chain dim"], data: GalaxyData
-    ) -> tuple[Float[Array, "galaxy chain"], Float[Array, "galaxy chain dim"]]:
-        by_chain = jax.vmap(jax.value_and_grad(self.posterior.potential), in_axes=(0, None))
-        return jax.vmap(by_chain, in_axes=(0, galaxy_axes(data)))(vectors, data)
-
-    def _start(self, data: GalaxyData, key: Array) -> tuple[Array, Array, Array, Array]:
-        """Starting vectors, their potentials, gradients and rough covariances; (galaxy, chain, ...).
-
-        Each chain takes the best of its own ``n_start / n_chain`` prior draws (the prior is standard
-        normal in these coordinates) and improves it by Adam, so that chains begin apart.
-        """
-        setting, dim = self.sampler, self.posterior.dim
+    def _run_pilot(
+        self, data: GalaxyData, key: Array, n_round: int, tell: Callable[[int], None]
+    ) -> tuple[Pilot, Any]:
+        """Pilot of all galaxies."""
         n_galaxy = int(np.shape(data.flux)[0])
-        rounds = max(1, setting.n_start // setting.n_chain)
-        shape = (n_galaxy, setting.n_chain)
-        best, best_energy = jnp.zeros((*shape, dim)), jnp.full(shape, jnp.inf)
-        for round_key in jax.random.split(key, rounds):
-            draw = jax.random.normal(round_key, best.shape)
-            energy, _ = self._value_and_grad(draw, data)
-            best = jnp.where((energy < best_energy)[..., None], draw, best)
-            best_energy = jnp.minimum(energy, best_energy)
-        vectors = self._optimise(best, data)
-        energy, slope = self._value_and_grad(vectors, data)
-        return vectors, energy, slope, self._covariance(vectors, data)
 
-    def _optimise(self, vectors: Array, data: GalaxyData) -> Array:
-        """Best point of each chain's path under Adam."""
-        length = self.sampler.n_optimise
-        first = second = jnp.zeros_like(vectors)
-        best, best_energy = vectors, jnp.full(vectors.shape[:2], jnp.inf)
-        for i in range(length):
-            energy, slope = self._value_and_grad(vectors, data)
-            better = energy < best_energy
-            best = jnp.where(better[..., None], vectors, best)
-            best_energy = jnp.where(better, energy, best_energy)
-            slope = jnp.where(jnp.isfinite(slope), slope, 0.0)
-            first, second = 0.9 * first + 0.1 * slope, 0.98 * second + 0.02 * slope**2
-            scale = 0.05 * (1 + np.cos(np.pi * i / length))
-            step = (first / (1 - 0.9 ** (i + 1))) / (jnp.sqrt(second / (1 - 0.98 ** (i + 1))) + 1e-8)
-            vectors = vectors - scale * step
-        return best
+        def for_all(tree: Any) -> Any:
+            return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n_galaxy, *leaf.shape)), tree)
 
-    def _covariance(self, vectors: Array, data: GalaxyData) -> Array:
-        """Inverse curvature at the vectors by central differences of the gradient.
+        state, proposal = for_all(self._pilot.empty()), for_all(self._pilot.reference)
+        for i in range(n_round):
+            key_points, key_fit = jax.random.split(jax.random.fold_in(key, i))
+            x, potential = self._propose(proposal, data, key_points)
+            keys = jax.random.split(key_fit, n_galaxy)
+            state, proposal = self._update(state, jnp.asarray(i), proposal, x, potential, keys)
+            tell(i + 1)
+        pilot = self._finish(state, jax.random.split(jax.random.fold_in(key, n_round), n_galaxy))
+        return pilot, state
 
-        The prior is standard normal, so directions are held to that width and slightly beyond.
+    def _propose_points(
+        self, proposal: Mixture, data: GalaxyData, key: Array
+    ) -> tuple[Float[Array, "galaxy point dim"], Float[Array, "galaxy point"]]:
+        """Draws of a proposal and their potential."""
+
+        def one(mine: Mixture, galaxy: GalaxyData, key: Array) -> tuple[Array, Array]:
+            x = mine.sample(key, self.sampler.n_point)
+            return x, jax.vmap(self.posterior.potential, in_axes=(0, None))(x, galaxy)
+
+        keys = jax.random.split(key, proposal.mean.shape[0])
+        return jax.vmap(one, in_axes=(0, galaxy_axes(data), 0))(proposal, data, keys)
+
+    def _jumps(
+        self, proposal: Mixture, data: GalaxyData, key: Array
+    ) -> tuple[Float[Array, "step galaxy chain jump dim"], Float[Array, "step galaxy chain jump"]]:
+        """Proposals for a piece of the chains and their potential: they do not depend on the chains."""
+        setting = self.sampler
+        shape = (_PIECE, setting.n_chain, setting.n_jump)
+        n_call = max(1, -(-int(np.prod(shape)) // setting.n_point))
+        parts = [self._propose(proposal, data, jax.random.fold_in(key, i)) for i in range(n_call)]
+        x, potential = (
+            jnp.concatenate(part, axis=1)[:, : np.prod(shape)] for part in zip(*parts, strict=True)
+        )
+        n_galaxy, dim = x.shape[0], x.shape[-1]
+        return (
+            jnp.moveaxis(x.reshape(n_galaxy, *shape, dim), 0, 1),
+            jnp.moveaxis(potential.reshape(n_galaxy, *shape), 0, 1),
+        )
+
+    def _initial_state(self, pilot: Pilot, keys: Array) -> Any:
+        """State of NumPyro's kernel; not under jit, because the kernel keeps constants from this call.
+
+        Energy and gradient are placeholders: every step begins by computing them.
         """
-        dim, step = self.posterior.dim, 0.02
-        rows = []
-        for unit in np.eye(dim, dtype=np.float32) * step:
-            upper = self._value_and_grad(vectors + unit, data)[1]
-            lower = self._value_and_grad(vectors - unit, data)[1]
-            rows.append((upper - lower) / (2 * step))
-        curvature = np.stack([np.asarray(row, np.float64) for row in rows], axis=-1)
-        curvature = np.where(np.isfinite(curvature), curvature, 0.0)
-        value, direction = np.linalg.eigh(0.5 * (curvature + np.swapaxes(curvature, -1, -2)))
-        covariance = np.einsum("...ij,...j,...kj->...ik", direction, 1 / np.clip(value, 0.7, None), direction)
-        return jnp.asarray(covariance, vectors.dtype)
-
-    def _initial_state(self, start: tuple[Array, Array, Array, Array], keys: Array) -> Any:
-        """State of NumPyro's kernel; not under jit, because the kernel keeps constants from this call."""
         setting = self.sampler
 
-        def initial(vector: Array, energy: Array, slope: Array, covariance: Array, key: Array) -> Any:
+        def initial(vector: Array, covariance: Array, key: Array) -> Any:
             return self._init(
-                ParamInfo(vector, energy, slope),
+                ParamInfo(vector, jnp.zeros(()), jnp.zeros_like(vector)),
                 setting.n_warmup,
-                step_size=0.5,
+                step_size=0.3,
                 inverse_mass_matrix=covariance,
                 dense_mass=True,
+                adapt_mass_matrix=False,
                 target_accept_prob=setting.target_accept,
-                max_tree_depth=(min(_WARMUP_DEPTH, setting.max_tree_depth), setting.max_tree_depth),
+                max_tree_depth=setting.max_tree_depth,
                 model_args=(None,),
                 rng_key=key,
             )
 
-        return jax.vmap(jax.vmap(initial))(*start, keys)
+        by_chain = jax.vmap(initial, in_axes=(0, None, 0))
+        return jax.vmap(by_chain)(pilot.start, pilot.covariance, keys)
 
-    def _advance_galaxies(self, state: Any, data: GalaxyData, length: int) -> tuple[Any, tuple[Array, ...]]:
+    def _advance_galaxies(
+        self, state: Any, data: GalaxyData, proposal: Mixture, jumps: tuple[Array, Array]
+    ) -> tuple[Any, tuple[Array, ...]]:
         """Some steps of all chains; outputs have axes (step, galaxy, chain, ...)."""
         kernel: Any = self._step
-        by_chain = jax.vmap(lambda one, galaxy: kernel(one, (galaxy,), {}), in_axes=(0, None))
-        step = jax.vmap(by_chain, in_axes=(0, galaxy_axes(data)))
 
-        def body(carry: Any, _: None) -> tuple[Any, tuple[Array, ...]]:
-            new = step(carry, data)  # type: ignore[no-untyped-call]
-            return new, (new.z, new.potential_energy, new.diverging, new.accept_prob, new.num_steps)
+        def one(
+            state: Any, galaxy: GalaxyData, mine: Mixture, x: Array, potential: Array
+        ) -> tuple[Any, tuple[Array, ...]]:
+            energy, slope = jax.value_and_grad(self.posterior.potential)(state.z, galaxy)
+            new = kernel(state._replace(potential_energy=energy, z_grad=slope), (galaxy,), {})
+            key, key_jump = jax.random.split(new.rng_key)
+            z, energy, n_jump = jumped(mine, new.z, new.potential_energy, x, potential, key_jump)
+            new = new._replace(z=z, potential_energy=energy, rng_key=key)
+            return new, (z, energy, new.diverging, new.accept_prob, new.num_steps, n_jump)
 
-        return jax.lax.scan(body, state, None, length=length)
+        by_chain = jax.vmap(one, in_axes=(0, None, None, 0, 0))
+        step = jax.vmap(by_chain, in_axes=(0, galaxy_axes(data), 0, 0, 0))
+
+        def body(carry: Any, jump: tuple[Array, Array]) -> tuple[Any, tuple[Array, ...]]:
+            result: tuple[Any, tuple[Array, ...]] = step(carry, data, proposal, *jump)
+            return result
+
+        return jax.lax.scan(body, state, jumps)
 
     def _constrain_galaxies(
         self, vectors: Float[Array, "galaxy chain draw dim"], data: GalaxyData
@@ -228,8 +263,55 @@ class NutsSampler:
         return jax.vmap(by_draw, in_axes=(0, galaxy_axes(data)))(vectors, data)
 
 
+def jumped(
+    proposal: Mixture,
+    z: Float[Array, " dim"],
+    energy: Float[Array, ""],
+    x: Float[Array, "jump dim"],
+    potential: Float[Array, " jump"],
+    key: Array,
+) -> tuple[Float[Array, " dim"], Float[Array, ""], Array]:
+    """Metropolis-Hastings steps with independent proposals (Tierney 1994, Ann. Statist. 22, 1701).
+
+    Parameters
+    ----------
+    proposal
+        Distribution of the proposals.
+    z, energy
+        Where the chain is, and its potential there.
+    x, potential
+        Draws of the proposal and their potential.
+    key
+        Source of randomness.
+
+    Returns
+    -------
+    position, potential, number of accepted jumps
+    """
+    n_jump = x.shape[0]
+    if n_jump == 0:
+        return z, energy, jnp.zeros((), int)
+    # The chain takes a proposal with probability exp(ratio - ratio here), at most 1.
+    here = -energy - proposal.log_prob(z[None])[0]
+    ratio = -potential - proposal.log_prob(x)
+    threshold = jnp.log(jax.random.uniform(key, (n_jump,), minval=1e-30))
+
+    def consider(current: tuple[Array, Array], i: Array) -> tuple[tuple[Array, Array], Array]:
+        best, value = current
+        accept = threshold[i] < ratio[i] - value
+        return (jnp.where(accept, i, best), jnp.where(accept, ratio[i], value)), accept
+
+    (index, _), accepted = jax.lax.scan(consider, (jnp.asarray(-1), here), jnp.arange(n_jump))
+    is_moved, index = index >= 0, jnp.maximum(index, 0)
+    return (
+        jnp.where(is_moved, x[index], z),
+        jnp.where(is_moved, potential[index], energy),
+        jnp.sum(accepted),
+    )
+
+
 _PIECE = 50
 """Steps between two reports of progress."""
 
-_WARMUP_DEPTH = 6
-"""Limit of the tree depth while step sizes are still being adapted."""
+_LONGER_PILOT = 2
+"""The pilot of a galaxy that is sampled again has this many times the rounds."""

@@ -24,7 +24,7 @@ from sed.tables import ContinuumTable, continuum_table, line_table
 ENERGY_EDGES_AA = (912.0, 1400.0, 2100.0, 3200.0, 5000.0, 9000.0, 1e5)
 """The absorbed energy is integrated over these pieces."""
 
-_N_ENERGY_NODE = 5
+_N_ENERGY_NODE = 4
 _ANY_TMAX_GYR = 10.0
 _NO_SFH = DelayedTauSFH(0.0, 1.0, 1.0)
 

@@ -27,10 +27,10 @@ class Lengths(NamedTuple):
     """Draws kept per chain."""
 
 
-FULL = Lengths(chains=4, warmup=500, draws=600)
+FULL = Lengths(chains=4, warmup=150, draws=600)
 """The defaults of ``hbm fit``."""
 
-QUICK = Lengths(chains=4, warmup=200, draws=150)
+QUICK = Lengths(chains=4, warmup=100, draws=150)
 """Long enough to look around."""
 
 SHOWN = (

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from hbm.catalog import Catalog
     from hbm.results import FitResult
 
-N_CHAIN, N_WARMUP, N_DRAW = 4, 500, 600
+N_CHAIN, N_WARMUP, N_DRAW = 4, 150, 600
 """Defaults of `hbm.sampler.SamplerConfig`, which takes seconds to import."""
 
 SUMMARY = "summary.ecsv"

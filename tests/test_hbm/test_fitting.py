@@ -13,7 +13,7 @@ from sed.parameters import BinnedSFH, SEDParams
 
 FILTERS = ("sdss_u0", "sdss_g0", "sdss_r0", "sdss_i0", "sdss_z0", "twomass_J", "twomass_Ks")
 CONFIG = ModelConfig(n_node=4, n_old=3)
-SHORT = SamplerConfig(n_warmup=100, n_draw=100, n_chain=2, n_optimise=60, n_start=16)
+SHORT = SamplerConfig(n_warmup=50, n_draw=50, n_chain=2, n_jump=4, n_point=500, n_round=15, n_component=2)
 TRUTH = {"logmass": (10.3, 9.6), "logssfr": (-9.6, -9.0), "dust2": (0.5, 0.2)}
 
 
@@ -109,7 +109,7 @@ def test_short_chains_are_not_called_converged(fitted):
 
 
 def test_progress_is_told_to_the_end(fitted):
-    total = SHORT.n_warmup + SHORT.n_draw
+    total = SHORT.n_round + SHORT.n_warmup + SHORT.n_draw
     assert fitted[2][-1][:2] == (total, total)
 
 
@@ -126,7 +126,7 @@ def test_empty_batches_are_refused(catalog, grid):
 @pytest.mark.slow
 def test_ensemble_sampler_agrees(fitted, catalog, grid):
     one = catalog.select(np.array([0]))
-    settings = SamplerConfig(n_warmup=500, n_draw=500)
+    settings = SamplerConfig(n_draw=500)
     result = fit(one, config=CONFIG, sampler=settings, grid=grid, method="aies", max_rerun=0)[0]
     reference = fitted[1][0]
     for name in ("logmass", "dust2"):

@@ -73,7 +73,14 @@ def test_no_rows() -> None:
 
 def test_number_of_nodes_of_a_band() -> None:
     names = ["galex_NUV", "sdss_g0", "wise_w1", "subaru_suprimecam_ia427", "jwst_f150w2"]
-    assert [band_node_count(band) for band in load_filters(names).filters] == [6, 4, 4, 3, 6]
+    assert [band_node_count(band) for band in load_filters(names).filters] == [5, 4, 4, 2, 6]
+
+
+def test_a_leak_counts_as_width() -> None:
+    """VISTA's J passes a little light far from the band, 2MASS's does not."""
+    with_leak, without = load_filters(["vista_vircam_J", "twomass_J"]).filters
+    assert band_node_count(with_leak) == 6
+    assert band_node_count(without) == 3
 
 
 @pytest.mark.parametrize("curve", [KriekConroy, Calzetti])

@@ -1,0 +1,131 @@
+r"""Mixtures of Gaussians fitted to draws: proposals for importance sampling and for jumps of chains.
+
+.. math:: q(x) = \sum_k w_k N(x; \mu_k, L_k L_k^T)
+
+All functions take one galaxy and may be vmapped, which is why no library does this here: the many small
+fits of a batch run in one program.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import solve_triangular
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float
+
+_N_EM = 12
+"""Rounds of expectation and maximisation."""
+
+_SHRINK = 0.02
+"""Part of the covariance of all points in that of each component."""
+
+_FLOOR = 1e-5
+"""Added to variances."""
+
+_DEFENSIVE_WEIGHT = 0.1
+_DEFENSIVE_SCALE = 2.0
+_INFLATION = 1.1
+
+
+class Mixture(NamedTuple):
+    """A mixture of Gaussians."""
+
+    logweight: Float[Array, " comp"]
+    """Logarithm of the weights, which sum to one."""
+    mean: Float[Array, "comp dim"]
+    """Centres."""
+    chol: Float[Array, "comp dim dim"]
+    """Lower Cholesky factors of the covariances."""
+
+    def log_parts(self, x: Float[Array, "point dim"]) -> Float[Array, "comp point"]:
+        """Log density of each component, with its weight."""
+        dim = self.mean.shape[-1]
+        inverse = jax.vmap(lambda factor: solve_triangular(factor, jnp.eye(dim), lower=True))(self.chol)
+        offset = x[None] - self.mean[:, None]
+        white = jnp.einsum("kni,kji->knj", offset, inverse, precision="highest")
+        log_det = jnp.sum(jnp.log(jnp.diagonal(self.chol, axis1=-2, axis2=-1)), axis=-1)
+        constant = self.logweight - log_det - 0.5 * dim * float(np.log(2 * np.pi))
+        return constant[:, None] - 0.5 * jnp.sum(white**2, axis=-1)
+
+    def log_prob(self, x: Float[Array, "point dim"]) -> Float[Array, " point"]:
+        """Log density."""
+        return logsumexp(self.log_parts(x), axis=0)
+
+    def sample(self, key: Array, n: int) -> Float[Array, "point dim"]:
+        """Draws."""
+        key_component, key_normal = jax.random.split(key)
+        normal = jax.random.normal(key_normal, (n, self.mean.shape[-1]))
+        component = jax.random.categorical(key_component, self.logweight, shape=(n,))
+        every = self.mean[:, None] + jnp.einsum("ni,kji->knj", normal, self.chol, precision="highest")
+        chosen = jax.nn.one_hot(component, self.mean.shape[0], dtype=normal.dtype)
+        return jnp.einsum("nk,knj->nj", chosen, every, precision="highest")
+
+
+def standard_mixture(scale: Float[Array, " dim"], n_component: int) -> Mixture:
+    """One Gaussian with independent axes, as a mixture of equal components."""
+    weight = jnp.full(n_component, -float(np.log(n_component)))
+    factor = jnp.broadcast_to(jnp.diag(scale), (n_component, len(scale), len(scale)))
+    return Mixture(weight, jnp.zeros((n_component, len(scale))), factor)
+
+
+def moments(
+    x: Float[Array, "point dim"], weight: Float[Array, " point"]
+) -> tuple[Float[Array, " dim"], Float[Array, "dim dim"]]:
+    """Mean and covariance of weighted points; the weights sum to one."""
+    mean = jnp.matmul(weight, x, precision="highest")
+    offset = x - mean
+    return mean, jnp.einsum("n,ni,nj->ij", weight, offset, offset, precision="highest")
+
+
+def fit_mixture(key: Array, x: Float[Array, "point dim"], n_component: int) -> Mixture:
+    """Fit a mixture to points of equal weight, by expectation and maximisation from random points.
+
+    Covariances are shrunk slightly towards that of all points, so that none collapses; a component that
+    has lost its points goes back to the whole.
+    """
+    n, dim = x.shape
+    mean, covariance = moments(x, jnp.full(n, 1.0 / n))
+    floor = _FLOOR * jnp.eye(dim)
+    whole = covariance + floor
+
+    def improve(mixture: Mixture, _: None) -> tuple[Mixture, None]:
+        share = jax.nn.softmax(mixture.log_parts(x), axis=0)
+        total = jnp.sum(share, axis=1)
+        is_alive = total > dim + 1.0
+        unit = share / jnp.maximum(total, 1e-6)[:, None]
+        means, covariances = jax.vmap(lambda w: moments(x, w))(unit)
+        covariances = (1 - _SHRINK) * covariances + _SHRINK * whole + floor
+        means = jnp.where(is_alive[:, None], means, mean)
+        covariances = jnp.where(is_alive[:, None, None], covariances, whole)
+        weight = jnp.maximum(total, 1.0) / jnp.sum(jnp.maximum(total, 1.0))
+        return Mixture(jnp.log(weight), means, jnp.linalg.cholesky(covariances)), None
+
+    first = x[jax.random.choice(key, n, (n_component,), replace=False)]
+    start = Mixture(
+        jnp.full(n_component, -float(np.log(n_component))),
+        first,
+        jnp.broadcast_to(jnp.linalg.cholesky(whole), (n_component, dim, dim)),
+    )
+    fitted, _ = jax.lax.scan(improve, start, None, length=_N_EM)
+    return fitted
+
+
+def as_proposal(mixture: Mixture, mean: Float[Array, " dim"], covariance: Float[Array, "dim dim"]) -> Mixture:
+    """Widen a fitted mixture slightly and add a broad component, so that ratios to its density stay bounded.
+
+    Parameters
+    ----------
+    mixture
+        As fitted.
+    mean, covariance
+        Of all points.
+    """
+    dim = mean.shape[0]
+    broad = jnp.linalg.cholesky(covariance + _FLOOR * jnp.eye(dim)) * float(np.sqrt(_DEFENSIVE_SCALE))
+    return Mixture(
+        jnp.append(mixture.logweight + np.log(1 - _DEFENSIVE_WEIGHT), np.log(_DEFENSIVE_WEIGHT)),
+        jnp.concatenate([mixture.mean, mean[None]]),
+        jnp.concatenate([mixture.chol * float(np.sqrt(_INFLATION)), broad[None]]),
+    )
