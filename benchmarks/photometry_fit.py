@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--prospector-only", type=int, default=0, metavar="K", help="part (c) alone, K galaxies"
     )
     parser.add_argument("--data", type=Path, default=None, help="folder of 3D-HST")
-    parser.add_argument("--n-live", type=int, default=500, help="live points of nautilus")
+    parser.add_argument("--n-live", type=int, default=2000, help="live points of nautilus")
     parser.add_argument(
         "--n-eff", type=int, default=4000, help="effective sample size at which nautilus ends"
     )
