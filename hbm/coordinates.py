@@ -7,9 +7,11 @@ Two changes of variables, both exact:
    whose Q would bend the likelihood. Directions without information are then close to standard normals.
    The density gains log phi(v) - log q(x), q the density that belongs to Q.
 2. The mass follows the shape: with m(x) the model fluxes at that rough mass M0 and A(m) the factor
-   that fits the data best, log10 M = log10 M0 + log10 A(m(x)) + c v_0. This is a shear, its Jacobian the
-   constant c. Without it the posterior is a narrow curved valley: the flux is known to a percent while
-   the mass-to-light ratio changes by tens of percent along the shapes that fit.
+   that fits the data best, log10 M = B(log10 M0 + log10 A(m(x)) + c v_0). This is a shear, its Jacobian c
+   times B', where B is the identity within the prior's range of mass and bends smoothly to its ends: a
+   chain that ran against a wall would count as diverged. Without the shear the posterior is a narrow
+   curved valley: the flux is known to a percent while the mass-to-light ratio changes by tens of percent
+   along the shapes that fit.
 
 The fluxes are linear in mass, so they are computed once.
 """
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
@@ -32,6 +35,9 @@ from hbm.model import GalaxyData, computed_once, parameters_from_sites, photomet
 
 _MASS_STEP = 0.02
 """dex of mass per unit of its coordinate: about what the fluxes leave at fixed shape."""
+
+_BEND = 30.0
+"""Sharpness, per dex, of the bend at the ends of the range of mass."""
 
 _FLOOR_FREE = 0.05
 
@@ -73,8 +79,8 @@ def build_posterior(config: ModelConfig, example: GalaxyData) -> Posterior:
 
     def place(
         vector: Float[Array, " dim"], data: GalaxyData
-    ) -> tuple[dict[str, Array], Float[Array, ""], Float[Array, " band"], dict[str, Array]]:
-        """Sites at the rough mass, step in log10 mass, model flux with that step, standard normals."""
+    ) -> tuple[dict[str, Array], Float[Array, ""], Float[Array, ""], Float[Array, " band"], dict[str, Array]]:
+        """Sites at the rough mass, log10 mass, log of B', model flux at that mass, standard normals."""
         normals = unravel(vector[1:])
         sites = shape_of(normals, data)
         params = computed_once(parameters_from_sites(sites, config))
@@ -82,8 +88,10 @@ def build_posterior(config: ModelConfig, example: GalaxyData) -> Posterior:
         use = jnp.asarray(data.observed) & ~jnp.asarray(data.upper_limit)
         floor = _FLOOR_FREE if isinstance(config.error_floor, str) else config.error_floor
         amplitude = best_amplitude(unit, data.flux, data.flux_err, use, floor)
-        step = jnp.log10(amplitude) + _MASS_STEP * vector[0]
-        return sites, step, unit * 10.0**step, normals
+        guess = sites["logmass"]
+        free = guess + jnp.log10(amplitude) + _MASS_STEP * vector[0]
+        logmass, log_slope = bent(free, *config.prior.logmass)
+        return sites, logmass, log_slope, unit * 10.0 ** (logmass - guess), normals
 
     def coordinate_density(sites: dict[str, Array], data: GalaxyData) -> Float[Array, ""]:
         """Log density q of the sampled parameters at the rough mass."""
@@ -96,21 +104,45 @@ def build_posterior(config: ModelConfig, example: GalaxyData) -> Posterior:
         return total
 
     def potential(vector: Float[Array, " dim"], data: GalaxyData) -> Float[Array, ""]:
-        sites, step, flux, normals = place(vector, data)
-        moved = sites | {"logmass": sites["logmass"] + step}
+        sites, logmass, log_slope, flux, normals = place(vector, data)
+        moved = sites | {"logmass": logmass}
         joint, _ = log_density(photometric_model, (data, config), {"model_flux": flux}, moved)
         reference = coordinate_density(sites, data)
         coordinates = sum(jnp.sum(norm.logpdf(value)) for value in normals.values())
-        low, high = config.prior.logmass
-        inside = (moved["logmass"] > low) & (moved["logmass"] < high)
-        value = -(joint - reference + coordinates)
-        return jnp.where(inside & jnp.isfinite(value), value, jnp.inf)
+        value = -(joint - reference + coordinates + log_slope)
+        return jnp.where(jnp.isfinite(value), value, jnp.inf)
 
     def constrain(vector: Float[Array, " dim"], data: GalaxyData) -> dict[str, Array]:
-        sites, step, _, _ = place(vector, data)
-        return sites | {"logmass": sites["logmass"] + step}
+        sites, logmass, _, _, _ = place(vector, data)
+        return sites | {"logmass": logmass}
 
     return Posterior(potential, constrain, 1 + int(flat.shape[0]), sampled)
+
+
+def bent(x: Float[Array, ""], low: float, high: float) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Map the real line smoothly onto an interval, as the identity well inside.
+
+    With k the sharpness, B(x) = low + [softplus(k (x - low)) - softplus(k (x - high))] / k.
+
+    Parameters
+    ----------
+    x
+        Any number.
+    low, high
+        Ends of the interval.
+
+    Returns
+    -------
+    B(x), log B'(x)
+    """
+    left, right = _BEND * (x - low), _BEND * (x - high)
+    # Written from the nearer end, so that single precision keeps the digits.
+    from_low = low + (jax.nn.softplus(left) - jax.nn.softplus(right)) / _BEND
+    value = jnp.where(
+        left < -right, from_low, high - (jax.nn.softplus(-right) - jax.nn.softplus(-left)) / _BEND
+    )
+    inner = float(np.log(-np.expm1(-_BEND * (high - low))))
+    return jnp.clip(value, low, high), jax.nn.log_sigmoid(left) + jax.nn.log_sigmoid(-right) + inner
 
 
 def _through_normal(site: dict[str, Any]) -> NormalReparam | None:

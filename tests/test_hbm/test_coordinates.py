@@ -8,7 +8,7 @@ from numpyro.infer.util import log_density
 
 from hbm.catalog import Catalog
 from hbm.config import InterimPrior, ModelConfig
-from hbm.coordinates import build_posterior
+from hbm.coordinates import bent, build_posterior
 from hbm.galaxies import DataBuilder
 from hbm.model import photometric_model
 
@@ -33,10 +33,10 @@ def one_galaxy(grid, config, zred_err=0.0):
 @pytest.mark.parametrize(
     ("config", "zred_err"),
     [
-        (ModelConfig(n_node=3, n_old=3), 0.0),
+        (ModelConfig(n_node=3, n_old=3, prior=InterimPrior(logmass=(8.0, 10.7))), 0.0),
         (ModelConfig(n_node=3, sfh="delayed_tau", error_floor="free", outliers=True, n_zred=3), 0.01),
     ],
-    ids=["binned", "delayed tau, nuisances, free redshift"],
+    ids=["binned, mass at the end of its range", "delayed tau, nuisances, free redshift"],
 )
 def test_density_is_the_models_with_the_jacobian(grid, config, zred_err):
     data = one_galaxy(grid, config, zred_err)
@@ -64,8 +64,27 @@ def test_density_is_the_models_with_the_jacobian(grid, config, zred_err):
     np.testing.assert_allclose(ours - ours[0], direct - direct[0], rtol=1e-6, atol=1e-6)
 
 
-def test_mass_outside_its_prior_is_impossible(grid):
+def test_mass_stays_in_its_prior(grid):
     config = ModelConfig(n_node=3, n_old=3, prior=InterimPrior(logmass=(6.0, 6.5)))
     data = one_galaxy(grid, config)
     posterior = build_posterior(config, data)
-    assert np.isposinf(jax.jit(posterior.potential)(jnp.zeros(posterior.dim), data))
+    vector = jnp.zeros(posterior.dim)
+    assert 6.0 <= float(posterior.constrain(vector, data)["logmass"]) <= 6.5
+    assert np.isfinite(jax.jit(posterior.potential)(vector, data))
+
+
+def test_bend_is_the_identity_inside_and_ends_at_the_ends():
+    x = jnp.linspace(7.0, 11.0, 9)
+    value, log_slope = jax.vmap(lambda one: bent(one, 6.0, 12.0))(x)
+    np.testing.assert_allclose(value, x, atol=1e-5)
+    np.testing.assert_allclose(log_slope, 0, atol=1e-5)
+    outside = [float(bent(jnp.asarray(one), 6.0, 12.0)[0]) for one in (-20.0, 40.0)]
+    np.testing.assert_allclose(outside, [6.0, 12.0])
+
+
+def test_slope_of_the_bend():
+    x = jnp.linspace(5.9, 7.3, 29)
+    with jax.enable_x64(True):
+        x = jnp.asarray(x, jnp.float64)
+        slope = jax.vmap(jax.grad(lambda one: bent(one, 6.0, 7.2)[0]))(x)
+        np.testing.assert_allclose(jnp.log(slope), jax.vmap(lambda one: bent(one, 6.0, 7.2)[1])(x), atol=1e-6)
