@@ -32,8 +32,6 @@ from sed.parameters import BinnedSFH, SEDParams
 from sed.sfh import bin_masses, binned_mean_age, delayed_tau_weights, mean_age_gyr
 
 _LN10 = float(np.log(10.0))
-_NOT_BINNED = "`params.sfh` is binned, but the photometry was compiled for a delayed exponential."
-_NOT_DELAYED = "`params.sfh` is a delayed exponential, but the photometry was compiled for bins."
 
 
 def _product(left: Float[Array, "..."], right: Float[Array, "..."]) -> Array:
