@@ -26,7 +26,7 @@ from benchmarks._batches import BatchCache
 from benchmarks._common import print_table
 from hbm.catalog import Catalog
 from hbm.config import ModelConfig
-from hbm.distributions import NormalReparam, StudentT2, coordinate_distribution
+from hbm.distributions import NormalReparam
 from hbm.galaxies import DataBuilder
 from hbm.model import GalaxyData, derived_quantities, parameters_from_sites, photometric_model
 from hbm.results import FitResult
@@ -77,13 +77,10 @@ def timed_fit(
 def cube_to_sites(
     galaxy: GalaxyData, config: ModelConfig
 ) -> tuple[Callable[[Any], dict[str, jax.Array]], int]:
-    """Prior transform: from standard normals, the quantiles of the unit cube, to the sites of the model.
-
-    Ratios of star formation rates get the density of the sampler's coordinates; see `prior_ratio`.
-    """
+    """Prior transform: from standard normals, the quantiles of the unit cube, to the sites of the model."""
 
     def through_normal(site: dict[str, Any]) -> NormalReparam | None:
-        return None if site["name"].endswith("_base") else NormalReparam()
+        return None if site["name"].endswith("_base") else NormalReparam(source=None)
 
     model = handlers.seed(handlers.reparam(photometric_model, config=through_normal), jax.random.key(0))
 
@@ -252,20 +249,6 @@ def run_nautilus(
     )
 
 
-def prior_ratio(
-    values: Float[np.ndarray, "point quantity"], config: ModelConfig
-) -> Float[np.ndarray, " point"]:
-    """Density of the prior over that of `cube_to_sites`.
-
-    They differ for the ratios of star formation rates alone, which come from a normal of twice the scale.
-    """
-    prior = StudentT2(*config.prior.sfr_ratio)
-    used = coordinate_distribution(prior)
-    columns = [i for i, name in enumerate(QUANTITIES) if name.startswith("logsfr_ratio")]
-    ratios = jnp.asarray(values[:, columns])
-    return np.exp(np.asarray(jnp.sum(prior.log_prob(ratios) - used.log_prob(ratios), axis=1), np.float64))
-
-
 def _component(values: dict[str, Any], name: str) -> Float[np.ndarray, " point"]:
     base, _, index = name.partition("[")
     column = np.asarray(values[base], np.float64)
@@ -296,8 +279,7 @@ def compare_with_prospector(
     fits, _ = timed_fit(repeated(catalog, list(range(n))), n, config, longer, grid, seed)
     galaxies, rows = [], []
     for i, (fit, other) in enumerate(zip(fits, theirs, strict=True)):
-        weight = other["weight"] * prior_ratio(other["values"], config)
-        weight = weight / weight.sum()
+        weight = other["weight"] / other["weight"].sum()
         mean = weight @ other["values"]
         sigma = np.sqrt(weight @ (other["values"] - mean) ** 2)
         ours = np.stack([fit.draws(name).ravel() for name in QUANTITIES], axis=-1)

@@ -5,6 +5,7 @@ same; the sampler sees directions that the data do not constrain as standard nor
 and tails the prior has.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -261,11 +262,18 @@ def coordinate_distribution(fn: Any) -> Any:
 
 
 class NormalReparam(Reparam):  # type: ignore[misc]
-    """Make a site from a standard normal site ``NAME_base`` by `coordinate_distribution`.
+    """Make a site from a standard normal site ``NAME_base``.
 
-    The density of the site is not that of its prior where the two differ; who samples the normals must
-    add the ratio, as `hbm.coordinates` does.
+    Parameters
+    ----------
+    source
+        Gives, for a site's prior, the distribution whose quantile function is used. The density of the site
+        is not that of its prior where the two differ; who samples the normals must add the ratio, as
+        `hbm.coordinates` does. ``None`` takes the prior itself.
     """
+
+    def __init__(self, source: Callable[[Any], Any] | None = coordinate_distribution) -> None:
+        self.source = source
 
     def __call__(self, name: str, fn: Any, obs: Any) -> tuple[None, Array]:
         """Replace the site; see `numpyro.infer.reparam.Reparam`."""
@@ -275,7 +283,7 @@ class NormalReparam(Reparam):  # type: ignore[misc]
         base = dist.Normal(jnp.zeros(fn.shape()), 1.0).to_event(fn.event_dim)
         normal = numpyro.sample(f"{name}_base", self._wrap(base, expand_shape, event_dim))
         quantile = _phi(jnp.clip(normal, -_NORMAL_RANGE, _NORMAL_RANGE))
-        source = coordinate_distribution(fn)
+        source = fn if self.source is None else self.source(fn)
         if isinstance(source, dist.LogUniform):
             return None, source.low * (source.high / source.low) ** quantile
         return None, source.icdf(quantile)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
@@ -38,13 +37,14 @@ class Mixture(NamedTuple):
     """Centres."""
     chol: Float[Array, "comp dim dim"]
     """Lower Cholesky factors of the covariances."""
+    inverse: Float[Array, "comp dim dim"]
+    """Their inverses."""
 
     def log_parts(self, x: Float[Array, "point dim"]) -> Float[Array, "comp point"]:
         """Log density of each component, with its weight."""
         dim = self.mean.shape[-1]
-        inverse = jax.vmap(lambda factor: solve_triangular(factor, jnp.eye(dim), lower=True))(self.chol)
         offset = x[None] - self.mean[:, None]
-        white = jnp.einsum("kni,kji->knj", offset, inverse, precision="highest")
+        white = jnp.einsum("kni,kji->knj", offset, self.inverse, precision="highest")
         log_det = jnp.sum(jnp.log(jnp.diagonal(self.chol, axis1=-2, axis2=-1)), axis=-1)
         constant = self.logweight - log_det - 0.5 * dim * float(np.log(2 * np.pi))
         return constant[:, None] - 0.5 * jnp.sum(white**2, axis=-1)
@@ -66,8 +66,37 @@ class Mixture(NamedTuple):
 def standard_mixture(scale: Float[Array, " dim"], n_component: int) -> Mixture:
     """One Gaussian with independent axes, as a mixture of equal components."""
     weight = jnp.full(n_component, -float(np.log(n_component)))
-    factor = jnp.broadcast_to(jnp.diag(scale), (n_component, len(scale), len(scale)))
-    return Mixture(weight, jnp.zeros((n_component, len(scale))), factor)
+    shape = (n_component, len(scale), len(scale))
+    factor, inverse = (jnp.broadcast_to(jnp.diag(value), shape) for value in (scale, 1 / scale))
+    return Mixture(weight, jnp.zeros((n_component, len(scale))), factor, inverse)
+
+
+def factored(
+    covariance: Float[Array, "... dim dim"],
+) -> tuple[Float[Array, "... dim dim"], Float[Array, "... dim dim"]]:
+    """Lower Cholesky factors of small matrices, and their inverses.
+
+    Column by column, all matrices at once, by operations of XLA alone. LAPACK through
+    `jnp.linalg.cholesky` and `solve_triangular` in one program made it wait for itself for ever on CPUs,
+    with jaxlib 0.10.2 on two cores and 32 galaxies (a test in ``tests/test_hbm/test_mixture.py``).
+    """
+    dim = covariance.shape[-1]
+    unit = jnp.eye(dim, dtype=covariance.dtype)
+
+    def column(j: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, factor = state  # what is left of the covariance after the columns before j
+        pivot = jax.lax.dynamic_index_in_dim(left, j, -1, keepdims=False)
+        new = jnp.where(jnp.arange(dim) >= j, pivot / jnp.sqrt(pivot[..., j, None]), 0.0)
+        return left - new[..., :, None] * new[..., None, :], factor + new[..., :, None] * unit[j]
+
+    def row(i: Array, state: Array) -> Array:
+        mine = jax.lax.dynamic_index_in_dim(factor, i, -2, keepdims=False)
+        done = jnp.einsum("...k,...kj->...j", mine, state, precision="highest")
+        return state + unit[i][:, None] * ((unit[i] - done) / mine[..., i, None])[..., None, :]
+
+    zero = jnp.zeros_like(covariance)
+    _, factor = jax.lax.fori_loop(0, dim, column, (covariance, zero))
+    return factor, jax.lax.fori_loop(0, dim, row, zero)
 
 
 def moments(
@@ -100,13 +129,16 @@ def fit_mixture(key: Array, x: Float[Array, "point dim"], n_component: int) -> M
         means = jnp.where(is_alive[:, None], means, mean)
         covariances = jnp.where(is_alive[:, None, None], covariances, whole)
         weight = jnp.maximum(total, 1.0) / jnp.sum(jnp.maximum(total, 1.0))
-        return Mixture(jnp.log(weight), means, jnp.linalg.cholesky(covariances)), None
+        return Mixture(jnp.log(weight), means, *factored(covariances)), None
 
-    first = x[jax.random.choice(key, n, (n_component,), replace=False)]
+    # One point from each of as many stretches, all different.
+    stretch = n / n_component
+    place = (jnp.arange(n_component) + jax.random.uniform(key, (n_component,))) * stretch
+    first = x[jnp.minimum(place.astype(int), n - 1)]
     start = Mixture(
         jnp.full(n_component, -float(np.log(n_component))),
         first,
-        jnp.broadcast_to(jnp.linalg.cholesky(whole), (n_component, dim, dim)),
+        *(jnp.broadcast_to(matrix, (n_component, dim, dim)) for matrix in factored(whole)),
     )
     fitted, _ = jax.lax.scan(improve, start, None, length=_N_EM)
     return fitted
@@ -123,9 +155,11 @@ def as_proposal(mixture: Mixture, mean: Float[Array, " dim"], covariance: Float[
         Of all points.
     """
     dim = mean.shape[0]
-    broad = jnp.linalg.cholesky(covariance + _FLOOR * jnp.eye(dim)) * float(np.sqrt(_DEFENSIVE_SCALE))
+    factor, inverse = factored(covariance + _FLOOR * jnp.eye(dim))
+    wider, inflated = float(np.sqrt(_DEFENSIVE_SCALE)), float(np.sqrt(_INFLATION))
     return Mixture(
         jnp.append(mixture.logweight + np.log(1 - _DEFENSIVE_WEIGHT), np.log(_DEFENSIVE_WEIGHT)),
         jnp.concatenate([mixture.mean, mean[None]]),
-        jnp.concatenate([mixture.chol * float(np.sqrt(_INFLATION)), broad[None]]),
+        jnp.concatenate([mixture.chol * inflated, (factor * wider)[None]]),
+        jnp.concatenate([mixture.inverse / inflated, (inverse / wider)[None]]),
     )

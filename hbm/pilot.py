@@ -200,9 +200,8 @@ def _ess(log_weight: Float[Array, "..."]) -> Float[Array, ""]:
 def _resampled(
     key: Array, x: Float[Array, "window point dim"], log_weight: Float[Array, "window point"], n: int
 ) -> Float[Array, "new dim"]:
-    """Points of equal weight, by systematic resampling in random order."""
-    key_offset, key_order = jax.random.split(key)
+    """Points of equal weight, by systematic resampling, in the order of the points given."""
     total = jnp.cumsum(jax.nn.softmax(log_weight.reshape(-1)))
-    place = (jnp.arange(n) + jax.random.uniform(key_offset)) / n * total[-1]
+    place = (jnp.arange(n) + jax.random.uniform(key)) / n * total[-1]
     index = jnp.clip(jnp.searchsorted(total, place), 0, total.shape[0] - 1)
-    return x.reshape(-1, x.shape[-1])[jax.random.permutation(key_order, index)]
+    return x.reshape(-1, x.shape[-1])[index]

@@ -191,6 +191,15 @@ def test_sampling_through_normals_gives_the_coordinate_distributions() -> None:
     assert ks(np.asarray(split().cdf(draws["split"])), "uniform") > 1e-3
 
 
+def test_without_a_source_the_prior_itself_gives_the_quantiles() -> None:
+    plain = numpyro.handlers.reparam(model, config={"t": NormalReparam(source=None)})
+    for normal in (-2.5, 0.7, 3.1):
+        seeded = numpyro.handlers.seed(numpyro.handlers.substitute(plain, {"t_base": jnp.full(3, normal)}), 0)
+        trace = numpyro.handlers.trace(seeded).get_trace()
+        expected = TruncatedT2(0.3, 2.0).ppf(stats.norm.cdf(normal))
+        np.testing.assert_allclose(trace["t"]["value"], expected, rtol=1e-6)
+
+
 def test_far_normals_stay_finite_inside_the_range() -> None:
     with jax.enable_x64(False):
         values, _ = at_normals([-30.0, 30.0])

@@ -13,7 +13,7 @@ from hbm.sampler import jumped
 WEIGHT = np.array([0.2, 0.8])
 MEAN = np.array([[-2.5, 0.0, 0.0], [2.0, 1.0, 0.0]])
 FACTOR = np.array([np.diag([0.2, 0.3, 1.0]), np.diag([0.4, 0.1, 1.0])])
-TARGET = Mixture(jnp.log(WEIGHT), jnp.asarray(MEAN), jnp.asarray(FACTOR))
+TARGET = Mixture(jnp.log(WEIGHT), jnp.asarray(MEAN), jnp.asarray(FACTOR), jnp.asarray(np.linalg.inv(FACTOR)))
 CONFIG = PilotConfig(n_point=500, n_round=12, n_component=3)
 
 
