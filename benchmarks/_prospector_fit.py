@@ -1,34 +1,36 @@
-"""Fits with Prospector's spectra and the sampler nautilus, to check posteriors of this package against.
+"""Posteriors of this package beside the same posterior with Prospector's spectra.
 
-Model, data and prior are the same. The likelihood is written down again in NumPy; the prior goes from the
-unit cube through the quantile functions of the plain statement of the model. Prospector's spectra are
-integrated over the bands on a grid that holds the wavelengths of the filters too: its own sum over the
-spectrum's wavelengths is off by 1 % in J. For the comparison our chains are run with four times the draws,
-so that the sampling error of a mean is about 0.02 sigma; the time given is that of a normal run. FSPS has
-the absorption of Madau (1995) alone: compare models with ``igm="madau"``.
+For each galaxy, from the same data and the plain statement of the same model (`benchmarks._direct`):
+
+1. chains of `hbm.fit`, with four times the draws, so that the sampling error of a mean is about 0.02 sigma;
+   the time given is that of a normal run;
+2. nautilus on the compiled fluxes;
+3. importance sampling on the compiled fluxes, its proposal fitted to the points of both;
+4. points of 3, resampled, with the likelihood of Prospector's spectra in place of the compiled fluxes: the
+   weights are the ratio. Their moments are the reference.
+
+To run Prospector inside a sampler as well would change no density and take hours; its time is given as
+calls of nautilus times the time of one call. Prospector's spectra are integrated over the bands on a grid
+that holds the wavelengths of the filters too: its own sum over the spectrum's wavelengths is off by 1 % in
+J. FSPS has the absorption of Madau (1995) alone: compare models with ``igm="madau"``.
 """
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Float
-from numpyro import handlers
-from scipy.special import ndtri
 
 import hbm
 from benchmarks._batches import BatchCache
 from benchmarks._common import print_table
+from benchmarks._direct import DirectPosterior
 from hbm.catalog import Catalog
 from hbm.config import ModelConfig
-from hbm.distributions import NormalReparam
 from hbm.galaxies import DataBuilder
-from hbm.model import GalaxyData, derived_quantities, parameters_from_sites, photometric_model
+from hbm.model import GalaxyData, parameters_from_sites
 from hbm.results import FitResult
 from hbm.sampler import SamplerConfig
 from sed.filters import FilterSet
@@ -41,8 +43,10 @@ QUANTITIES = (
 )  # fmt: skip
 MEAN_GOAL, WIDTH_GOAL = 0.1, 0.15
 _SEED = 21
-_SLICE_S = 60.0
-"""nautilus notes how long it ran after pieces of this length."""
+_SAMPLED = (
+    "logmass", "logssfr", "logsfr_ratio_recent", "logsfr_ratios", "logzsol", "dust2", "dust1_fraction",
+    "dust_index", "gas_logu",
+)  # fmt: skip
 
 
 def repeated(catalog: Catalog, rows: Sequence[int]) -> Catalog:
@@ -72,34 +76,6 @@ def timed_fit(
         catalog, config=config, sampler=sampler, grid=grid, seed=seed, batch_size=batch, progress=progress
     )
     return results, np.diff([*marks, time.perf_counter()]).tolist()
-
-
-def cube_to_sites(
-    galaxy: GalaxyData, config: ModelConfig
-) -> tuple[Callable[[Any], dict[str, jax.Array]], int]:
-    """Prior transform: from standard normals, the quantiles of the unit cube, to the sites of the model."""
-
-    def through_normal(site: dict[str, Any]) -> NormalReparam | None:
-        return None if site["name"].endswith("_base") else NormalReparam(source=None)
-
-    model = handlers.seed(handlers.reparam(photometric_model, config=through_normal), jax.random.key(0))
-
-    def trace(normals: dict[str, jax.Array]) -> dict[str, Any]:
-        sites: dict[str, Any] = handlers.trace(handlers.substitute(model, data=normals)).get_trace(
-            galaxy, config, use_data=False
-        )
-        return sites
-
-    latent = {name: site["value"] for name, site in trace({}).items() if name.endswith("_base")}
-    flat, unravel = ravel_pytree(latent)
-
-    def sites_of(vector: Any) -> dict[str, jax.Array]:
-        sites = trace(unravel(jnp.asarray(vector, flat.dtype)))
-        return {
-            name: jnp.asarray(site["value"]) for name, site in sites.items() if not name.endswith("_base")
-        }
-
-    return sites_of, int(flat.shape[0])
 
 
 class ProspectorFlux:
@@ -168,85 +144,71 @@ class ProspectorFlux:
         return float(np.max(np.abs(ours / fine - 1))), float(np.max(np.abs(own / self._ratio / fine - 1)))
 
 
-def run_nautilus(
-    catalog: Catalog, row: int, config: ModelConfig, grid: SSPGrid, cache: BatchCache, n_live: int, n_eff: int
+def reference_posterior(
+    catalog: Catalog,
+    row: int,
+    fit: FitResult,
+    config: ModelConfig,
+    grid: SSPGrid,
+    cache: BatchCache,
+    *,
+    n_live: int,
+    n_point: int,
+    n_call: int,
 ) -> dict[str, np.ndarray]:
-    """Posterior of one galaxy from Prospector's spectra: weighted points of QUANTITIES, time and calls."""
-    key = f"nautilus{row:02d}"
+    """Points and weights of one galaxy's posterior from steps 2 to 4, kept on disk."""
+    key = f"reference{row:02d}"
     done = cache.get(key)
     if done is not None:
         return done
-    from nautilus import Sampler
-
     builder = DataBuilder(grid, config, catalog.filter_names)
     galaxy = builder(catalog, row)
-    sites_of, dim = cube_to_sites(galaxy, config)
-    sites_jit = jax.jit(sites_of)
-    flux_of = ProspectorFlux(galaxy, config, builder.filters, sites_jit(np.zeros(dim)))
-    errors = flux_of.integration_errors(sites_jit(np.zeros(dim)))
-    text = f"fluxes differ from sedpy on a fine grid by {errors[0]:.1e}, Prospector's own by {errors[1]:.1e}"
-    print(f"{catalog.id[row]}: {text}", flush=True)
-    if np.any(catalog.upper_limit[row]):
-        raise ValueError(f"{catalog.id[row]} has upper limits, which this comparison does not treat.")
-    use = catalog.observed[row]
-    flux, err = catalog.flux[row][use], catalog.flux_err[row][use]
-    floor = float(config.error_floor)
+    direct = DirectPosterior(galaxy, config)
+    nested = direct.nautilus(n_live, 4000, _SEED)
+    print(f"{catalog.id[row]}: nautilus {nested.seconds:.0f} s, log Z {nested.log_evidence:.2f}", flush=True)
+    rng = np.random.default_rng(_SEED)
+    sampled = {name: fit.draws(name) for name in _SAMPLED}
+    chains = direct.normals({name: v.reshape(-1, *v.shape[2:]) for name, v in sampled.items()})
+    some = nested.normals[rng.choice(len(nested.normals), len(chains), p=nested.weight)]
+    weighted = direct.importance(np.concatenate([chains, some]), n_point, _SEED)
+    text = f"{weighted.n_eff:.0f} effective of {n_point} points, log Z {weighted.log_evidence:.2f}"
+    print(f"{catalog.id[row]}: importance {text}", flush=True)
 
-    def loglike(cube: np.ndarray) -> float:
-        sites = sites_jit(ndtri(np.clip(cube, 1e-12, 1 - 1e-12)))
-        model = flux_of(sites)[use]
-        variance = err**2 + (floor * model) ** 2
-        return float(-0.5 * np.sum((flux - model) ** 2 / variance + np.log(2 * np.pi * variance)))
-
-    clock = cache.folder / f"{key}_seconds.json"
-    seconds = float(json.loads(clock.read_text())) if clock.is_file() else 0.0
-    path = cache.folder / f"{key}.hdf5"
-    if not path.is_file():
-        seconds = 0.0
-        start = time.perf_counter()
-        loglike(np.full(dim, 0.5))
-        print(f"first call {time.perf_counter() - start:.1f} s", flush=True)
-    sampler = Sampler(
-        lambda cube: cube,
-        loglike,
-        n_dim=dim,
-        n_live=n_live,
-        n_networks=4,
-        seed=_SEED,
-        filepath=path,
-        resume=True,
-    )
-    finished = False
-    while not finished:
-        start = time.perf_counter()
-        finished = bool(sampler.run(n_eff=n_eff, timeout=_SLICE_S))
-        seconds += time.perf_counter() - start
-        clock.write_text(json.dumps(seconds))
-        print(
-            f"{catalog.id[row]}: {seconds:.0f} s, {sampler.n_like} calls, n_eff {sampler.n_eff:.0f}",
-            flush=True,
-        )
-    points, log_weight, _ = sampler.posterior()
-    normals = ndtri(np.clip(points, 1e-12, 1 - 1e-12))
-
-    def all_of(vector: Any) -> dict[str, jax.Array]:
-        sites = sites_of(vector)
-        return sites | derived_quantities(sites, galaxy, config)
-
-    values = jax.jit(lambda vectors: jax.lax.map(all_of, vectors))(jnp.asarray(normals, jnp.float32))
-    columns = np.stack([_component(values, name) for name in QUANTITIES], axis=-1)
+    chosen = weighted.normals[rng.choice(n_point, n_call, p=weighted.weight)]
+    flux_of = ProspectorFlux(galaxy, config, builder.filters, direct.sites(chosen[0]))
+    errors = flux_of.integration_errors(direct.sites(chosen[0]))
+    start = time.perf_counter()
+    theirs = np.array([direct.loglike_of_flux(flux_of(direct.sites(normals))) for normals in chosen])
+    seconds = (time.perf_counter() - start) / n_call
+    ratio = theirs - direct.loglike(chosen)
     return cache.put(
         key,
         {
-            "values": columns,
-            "weight": np.exp(log_weight - log_weight.max()),
-            "seconds": seconds,
-            "n_call": sampler.n_like,
-            "n_eff": sampler.n_eff,
-            "log_evidence": sampler.log_z,
+            "values": _columns(direct.quantities(chosen)),
+            "weight": np.exp(ratio - ratio.max()),
+            "loglike_difference": ratio,
+            "seconds_per_call": seconds,
+            "nautilus_values": _columns(direct.quantities(nested.normals)),
+            "nautilus_weight": nested.weight,
+            "nautilus_calls": nested.n_call,
+            "nautilus_seconds": nested.seconds,
+            "nautilus_log_evidence": nested.log_evidence,
+            "importance_log_evidence": weighted.log_evidence,
+            "importance_n_eff": weighted.n_eff,
             "integration_errors": errors,
         },
     )
+
+
+def moments(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means and standard deviations of weighted points."""
+    weight = weight / weight.sum()
+    mean = weight @ values
+    return mean, np.sqrt(weight @ (values - mean) ** 2)
+
+
+def _columns(values: dict[str, np.ndarray]) -> Float[np.ndarray, "point quantity"]:
+    return np.stack([_component(values, name) for name in QUANTITIES], axis=-1)
 
 
 def _component(values: dict[str, Any], name: str) -> Float[np.ndarray, " point"]:
@@ -264,33 +226,38 @@ def compare_with_prospector(
     seed: int,
     *,
     n_live: int,
-    n_eff: int,
+    n_point: int,
+    n_call: int,
 ) -> dict[str, Any]:
-    """Fit the first galaxies of a catalogue both ways: table and numbers."""
+    """Compare the first galaxies of a catalogue: table and numbers."""
     # Each galaxy's file must not depend on how many are asked for.
     first = [catalog.id[0], *(f"{value:.3g}" for value in catalog.flux[0])]
     settings = {"config": json.loads(config.to_json()), "bands": catalog.filter_names, "n_live": n_live,
-                "n_eff": n_eff, "seed": seed, "first": first}  # fmt: skip
-    cache = BatchCache("photometry_fit", settings)
-    theirs = [run_nautilus(catalog, row, config, grid, cache, n_live, n_eff) for row in range(n)]
+                "n_point": n_point, "n_call": n_call, "seed": seed, "first": first}  # fmt: skip
+    cache = BatchCache("prospector_reference", settings)
     rows_twice = [row for row in range(n) for _ in range(2)]
     _, seconds = timed_fit(repeated(catalog, rows_twice), 1, config, sampler, grid, seed)
     longer = sampler._replace(n_draw=4 * sampler.n_draw)
     fits, _ = timed_fit(repeated(catalog, list(range(n))), n, config, longer, grid, seed)
     galaxies, rows = [], []
-    for i, (fit, other) in enumerate(zip(fits, theirs, strict=True)):
-        weight = other["weight"] / other["weight"].sum()
-        mean = weight @ other["values"]
-        sigma = np.sqrt(weight @ (other["values"] - mean) ** 2)
+    for i, fit in enumerate(fits):
+        other = reference_posterior(
+            catalog, i, fit, config, grid, cache, n_live=n_live, n_point=n_point, n_call=n_call
+        )
+        mean, sigma = moments(other["values"], other["weight"])
         ours = np.stack([fit.draws(name).ravel() for name in QUANTITIES], axis=-1)
         shift, width = (ours.mean(axis=0) - mean) / sigma, ours.std(axis=0) / sigma - 1
+        nested_mean, nested_sigma = moments(other["nautilus_values"], other["nautilus_weight"])
         worst, widest = int(np.argmax(np.abs(shift))), int(np.argmax(np.abs(width)))
         fast = seconds[2 * i + 1]
+        slow = float(other["seconds_per_call"]) * int(other["nautilus_calls"])
+        n_eff = float(np.sum(other["weight"]) ** 2 / np.sum(other["weight"] ** 2))
         rows.append(
             [catalog.id[i], f"{shift[worst]:+.2f} ({QUANTITIES[worst]})",
              f"{width[widest]:+.0%} ({QUANTITIES[widest]})",
-             f"{fit.convergence.ess_bulk_min:.0f}", f"{1 / np.sum(weight**2):.0f}", f"{int(other['n_call'])}",
-             f"{fast:.1f}", f"{float(other['seconds']):.0f}", f"{float(other['seconds']) / fast:.0f}"]
+             f"{fit.convergence.ess_bulk_min:.0f}", f"{n_eff:.0f}",
+             f"{float(other['importance_log_evidence']):.2f}", f"{float(other['nautilus_log_evidence']):.2f}",
+             f"{fast:.1f}", f"{slow:.0f}"]
         )  # fmt: skip
         galaxies.append(
             {
@@ -298,20 +265,32 @@ def compare_with_prospector(
                 "zred": float(catalog.zred[i]),
                 "mean_shift_sigma": dict(zip(QUANTITIES, shift.tolist(), strict=True)),
                 "width_difference": dict(zip(QUANTITIES, width.tolist(), strict=True)),
+                "nautilus_mean_shift_sigma": dict(
+                    zip(QUANTITIES, ((nested_mean - mean) / sigma).tolist(), strict=True)
+                ),
+                "nautilus_width_difference": dict(
+                    zip(QUANTITIES, (nested_sigma / sigma - 1).tolist(), strict=True)
+                ),
                 "our_ess_bulk_min": fit.convergence.ess_bulk_min,
                 "our_flag": fit.convergence.flag,
                 "our_warm_s": fast,
-                "nautilus_s": float(other["seconds"]),
-                "nautilus_calls": int(other["n_call"]),
-                "nautilus_n_eff": float(1 / np.sum(weight**2)),
+                "reference_n_eff": n_eff,
+                "loglike_difference_sigma": float(np.std(other["loglike_difference"])),
+                "importance_n_eff": float(other["importance_n_eff"]),
+                "importance_log_evidence": float(other["importance_log_evidence"]),
+                "nautilus_log_evidence": float(other["nautilus_log_evidence"]),
+                "nautilus_calls": int(other["nautilus_calls"]),
+                "prospector_s_per_call": float(other["seconds_per_call"]),
+                "prospector_with_nautilus_s": slow,
                 "integration_errors": other["integration_errors"].tolist(),
-                "nautilus_code": str(other["code"]),
+                "code": str(other["code"]),
             }
         )
     print_table(
-        ["galaxy", "mean shift, sigma", "width", "ESS", "n_eff", "calls", "our s", "nautilus s", "ratio"],
+        ["galaxy", "mean shift, sigma", "width", "ESS", "reference n_eff", "log Z", "of nautilus", "our s",
+         "calls x Prospector s"],
         rows,
-    )
+    )  # fmt: skip
     shifts = [abs(v) for g in galaxies for v in g["mean_shift_sigma"].values()]
     widths = [abs(v) for g in galaxies for v in g["width_difference"].values()]
     passed = bool(max(shifts) <= MEAN_GOAL and max(widths) <= WIDTH_GOAL)
@@ -322,8 +301,11 @@ def compare_with_prospector(
         "largest_shift_sigma": max(shifts),
         "median_shift_sigma": float(np.median(shifts)),
         "largest_width_difference": max(widths),
-        "time_ratio_median": float(np.median([g["nautilus_s"] / g["our_warm_s"] for g in galaxies])),
+        "time_ratio_median": float(
+            np.median([g["prospector_with_nautilus_s"] / g["our_warm_s"] for g in galaxies])
+        ),
         "n_live": n_live,
-        "n_eff_goal": n_eff,
+        "n_point": n_point,
+        "n_call": n_call,
         "passed": passed,
     }

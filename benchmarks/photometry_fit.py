@@ -6,12 +6,12 @@ Galaxies are those of the COSMOS field of 3D-HST that `benchmarks.photometry_rea
 (a) One galaxy at a time until every sampled parameter has a bulk ESS of 400 and R-hat < 1.01 (and a tail ESS
     of 400), compile time apart: each galaxy is fitted twice, the second counts. Goal: 5 s (median).
 (b) 100 galaxies side by side, with compilation and without. Goal: 60 a minute.
-(c) The same galaxies with Prospector's spectra and nautilus, see `benchmarks._prospector_fit`. Goal:
-    posterior means within 0.1 sigma, standard deviations within 15 %.
+(c) The same galaxies with Prospector's spectra, by importance sampling and nautilus, see
+    `benchmarks._prospector_fit`. Goal: posterior means within 0.1 sigma, standard deviations within 15 %.
 
     python -m benchmarks.photometry_fit [--data FOLDER] [--n 100] [--prospector 3] [--prospector-only 3]
 
-Each galaxy of (c) takes nautilus minutes to an hour; it resumes from results/.cache. --prospector-only writes
+Each galaxy of (c) takes some minutes and is kept in results/.cache. --prospector-only writes
 results/photometry_prospector.json and leaves results/photometry_fit.json alone.
 """
 
@@ -101,10 +101,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--prospector-only", type=int, default=0, metavar="K", help="part (c) alone, K galaxies"
     )
     parser.add_argument("--data", type=Path, default=None, help="folder of 3D-HST")
-    parser.add_argument("--n-live", type=int, default=2000, help="live points of nautilus")
-    parser.add_argument(
-        "--n-eff", type=int, default=4000, help="effective sample size at which nautilus ends"
-    )
+    parser.add_argument("--n-live", type=int, default=500, help="live points of nautilus")
+    parser.add_argument("--n-point", type=int, default=400_000, help="points of the importance sampling")
+    parser.add_argument("--n-call", type=int, default=2000, help="spectra of Prospector per galaxy")
     parser.add_argument(
         "--draws", type=int, default=None, help="draws per chain; the sampler's default without it"
     )
@@ -128,8 +127,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         result = speed(catalog, config, sampler, grid, args.n, args.single)
     if n_compare:
         result["prospector"] = compare_with_prospector(
-            catalog, n_compare, config, sampler, grid, SEED, n_live=args.n_live, n_eff=args.n_eff
-        )
+            catalog, n_compare, config, sampler, grid, SEED,
+            n_live=args.n_live, n_point=args.n_point, n_call=args.n_call,
+        )  # fmt: skip
     result["data"] = "simulated" if args.data is None else "3D-HST COSMOS"
     result["n_band"] = len(catalog.filter_names)
     settings = {

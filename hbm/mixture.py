@@ -92,7 +92,8 @@ def factored(
     def row(i: Array, state: Array) -> Array:
         mine = jax.lax.dynamic_index_in_dim(factor, i, -2, keepdims=False)
         done = jnp.einsum("...k,...kj->...j", mine, state, precision="highest")
-        return state + unit[i][:, None] * ((unit[i] - done) / mine[..., i, None])[..., None, :]
+        new = (unit[i] - done) / mine[..., i, None]
+        return jnp.asarray(state + unit[i][:, None] * new[..., None, :])
 
     zero = jnp.zeros_like(covariance)
     _, factor = jax.lax.fori_loop(0, dim, column, (covariance, zero))

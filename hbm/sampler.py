@@ -174,7 +174,7 @@ class NutsSampler:
             x, potential = self._propose(proposal, data, key_points)
             keys = jax.random.split(key_fit, n_galaxy)
             state, proposal = self._update(state, jnp.asarray(i), proposal, x, potential, keys)
-            jax.block_until_ready(proposal)  # or progress would run ahead of the work
+            proposal.mean.block_until_ready()  # or progress would run ahead of the work
             tell(i + 1)
         pilot = self._finish(state, jax.random.split(jax.random.fold_in(key, n_round), n_galaxy))
         return pilot, state
