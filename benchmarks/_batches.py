@@ -61,7 +61,7 @@ def code_digest() -> str:
     """Hash of the sources of `sed` and `hbm`: batches made by different code should not be mixed."""
     root = Path(__file__).parents[1]
     digest = hashlib.sha256()
-    for path in sorted(path for package in ("sed", "hbm") for path in (root / package).glob("*.py")):
+    for path in sorted(path for package in ("sed", "hbm") for path in (root / package).rglob("*.py")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 

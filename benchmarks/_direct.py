@@ -65,12 +65,17 @@ class DirectPosterior:
     Raises
     ------
     ValueError
-        If there are upper limits.
+        If there are upper limits, a free redshift or parameters of calibration.
     """
 
     def __init__(self, galaxy: GalaxyData, config: Any) -> None:
-        if np.any(galaxy.upper_limit):
-            raise ValueError("the galaxy has upper limits, which this comparison does not treat.")
+        if np.any(galaxy.upper_limit) or galaxy.zgrid is not None:
+            raise ValueError("`galaxy` must have no upper limits and a fixed redshift, got one that has.")
+        if config.outliers or config.zero_point_sigma > 0 or isinstance(config.error_floor, str):
+            raise ValueError(
+                "`config` must have a fixed error floor, no outliers and no zero points, got "
+                f"{config.error_floor}, {config.outliers}, {config.zero_point_sigma}."
+            )
         self.galaxy, self.config, self.floor = galaxy, config, float(config.error_floor)
         self._sites, self.dim = self._transform()
         self.use = np.flatnonzero(np.asarray(galaxy.observed))

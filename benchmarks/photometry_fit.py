@@ -114,7 +114,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit("part (c) needs SPS_HOME, the folder of FSPS's data; --prospector 0 leaves it out.")
     config = ModelConfig(igm="madau")  # FSPS has no other
     sampler = SamplerConfig()
-    sampler = sampler._replace(n_draw=args.draws or sampler.n_draw, n_warmup=args.warmup or sampler.n_warmup)
+    sampler = sampler._replace(
+        n_draw=sampler.n_draw if args.draws is None else args.draws,
+        n_warmup=sampler.n_warmup if args.warmup is None else args.warmup,
+    )
     grid = load_grid()
     n_drawn = max(args.n, args.single, n_compare)
     if args.data is None:

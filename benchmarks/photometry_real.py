@@ -32,7 +32,7 @@ from astropy.table import Table
 from jaxtyping import Float
 
 import hbm
-from benchmarks._batches import BatchCache, keep_compiled_programs
+from benchmarks._batches import BatchCache, code_digest, keep_compiled_programs
 from benchmarks._common import RESULTS, print_table, write_result
 from hbm.catalog import Catalog
 from hbm.config import ModelConfig
@@ -214,7 +214,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--fresh", action="store_true", help="discard finished batches")
     args = parser.parse_args(argv)
     config, sampler = ModelConfig(error_floor=args.error_floor), SamplerConfig()
-    sampler = sampler._replace(n_draw=args.draws or sampler.n_draw, n_warmup=args.warmup or sampler.n_warmup)
+    sampler = sampler._replace(
+        n_draw=sampler.n_draw if args.draws is None else args.draws,
+        n_warmup=sampler.n_warmup if args.warmup is None else args.warmup,
+    )
     settings = {
         "n": args.n, "batch": args.batch, "seed": args.seed, "fields": FIELDS, "zred_max": ZRED_MAX,
         "config": json.loads(config.to_json()), "sampler": sampler._asdict(),
@@ -290,8 +293,8 @@ def report(
             print(f"{name}, largest median residuals (sigma):", *(f"{b} {v:+.2f}" for b, v in worst))
     figure(data, comparisons)
     codes = sorted({str(p["code"]) for p in parts})
-    if len(codes) > 1:
-        print("warning: batches were made by different code; --fresh runs all again:", *codes)
+    if codes != [code_digest()]:
+        print("warning: batches were made by other code; --fresh runs all again:", *codes)
     flags, count = np.unique(data["flag"], return_counts=True)
     quantiles = np.quantile(data["p_value"], (0.05, 0.25, 0.5, 0.75, 0.95))
     write_result(

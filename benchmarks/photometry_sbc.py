@@ -21,7 +21,7 @@ import numpy as np
 import scipy.stats
 
 import hbm
-from benchmarks._batches import BatchCache, keep_compiled_programs
+from benchmarks._batches import BatchCache, code_digest, keep_compiled_programs
 from benchmarks._common import RESULTS, print_table, write_result
 from hbm.catalog import Catalog
 from hbm.config import InterimPrior, ModelConfig
@@ -125,7 +125,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     config = ModelConfig(prior=InterimPrior(logmass=(9.0, 11.5)))
     sampler = SamplerConfig()
-    sampler = sampler._replace(n_draw=args.draws or sampler.n_draw, n_warmup=args.warmup or sampler.n_warmup)
+    sampler = sampler._replace(
+        n_draw=sampler.n_draw if args.draws is None else args.draws,
+        n_warmup=sampler.n_warmup if args.warmup is None else args.warmup,
+    )
     settings = {
         "bands": BANDS, "redshifts": REDSHIFTS, "signal_to_noise": SIGNAL_TO_NOISE, "seed": args.seed,
         "batch": args.batch, "config": json.loads(config.to_json()), "sampler": sampler._asdict(),
@@ -178,8 +181,8 @@ def report(parts: list[dict[str, np.ndarray]], n: int, settings: dict[str, Any])
     print(f"goal KS p > {limit:.1e}: {'PASS' if smallest > limit else 'FAIL'} ({smallest:.2g})")
     flags, count = np.unique(together["flag"], return_counts=True)
     codes = sorted({str(part["code"]) for part in parts})
-    if len(codes) > 1:
-        print("warning: batches were made by different code; --fresh runs all again:", *codes)
+    if codes != [code_digest()]:
+        print("warning: batches were made by other code; --fresh runs all again:", *codes)
     write_result(
         "photometry_sbc",
         settings | {"n": n, "levels": LEVELS},

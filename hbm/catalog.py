@@ -162,6 +162,8 @@ def read_catalog(
     flux, flux_err, limit = (np.stack(parts, axis=1) for parts in zip(*photometry, strict=True))
     observed = np.isfinite(flux)
     problems.add(~observed.any(axis=1) & problems.good, None, "no band of this row is observed")
+    only_limits = ~(observed & ~limit).any(axis=1)
+    problems.add(only_limits & problems.good, None, "all bands of this row are upper limits")
 
     rows = np.flatnonzero(problems.good)
     overall, reasons = flux_scale_problems(flux[rows], mapping.unit)

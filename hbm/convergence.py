@@ -64,7 +64,7 @@ class Convergence(NamedTuple):
     """True if all limits of the rule are met."""
     flag: str
     """``ok``, or failures joined by commas: ``nonfinite``, ``constant``, ``rhat``, ``ess_bulk``,
-    ``ess_tail``, ``divergences``."""
+    ``ess_tail``, ``divergences``, ``pilot``."""
     reason: str
     """What failed and what to do, in words; empty if converged."""
 
@@ -128,8 +128,13 @@ def diagnose_batch(
     samples: Mapping[str, Shaped[np.ndarray, "..."]],
     n_divergent: Integer[np.ndarray, " _"],
     rule: ConvergenceRule | None = None,
+    pilot_beta: Float[np.ndarray, " _"] | None = None,
 ) -> tuple[Convergence, ...]:
-    """Judge each galaxy of a batch; arguments as in :func:`diagnose` with a leading galaxy axis."""
+    """Judge each galaxy of a batch; arguments as in :func:`diagnose` with a leading galaxy axis.
+
+    ``pilot_beta`` is where each galaxy's pilot ended (`hbm.pilot`): chains that start from one that ended
+    below 1 may all have missed the same mode, which no other diagnostic sees.
+    """
     limits = ConvergenceRule() if rule is None else rule
     parts = component_diagnostics(samples)
     n_galaxy, n_chain, n_draw = next(iter(samples.values())).shape[:3]
@@ -137,8 +142,9 @@ def diagnose_batch(
         raise ValueError(
             f"`n_divergent` must have one number per galaxy: expected {(n_galaxy,)}, got {n_divergent.shape}."
         )
+    beta = np.ones(n_galaxy) if pilot_beta is None else pilot_beta
     return tuple(
-        _verdict(parts, i, int(n_divergent[i]), n_chain=n_chain, n_draw=n_draw, rule=limits)
+        _verdict(parts, i, int(n_divergent[i]), float(beta[i]), n_chain=n_chain, n_draw=n_draw, rule=limits)
         for i in range(n_galaxy)
     )
 
@@ -190,6 +196,7 @@ def _verdict(
     parts: ComponentDiagnostics,
     galaxy: int,
     n_divergent: int,
+    beta: float,
     *,
     n_chain: int,
     n_draw: int,
@@ -225,6 +232,11 @@ def _verdict(
         failures["divergences"] = (
             f"{n_divergent} of {n_chain * n_draw} draws diverged, more than {rule.divergent_fraction:.1%}: "
             "raise the target acceptance probability"
+        )
+    if not beta >= 1.0:
+        failures["pilot"] = (
+            f"the pilot ended at inverse temperature {beta:.2g}, before the posterior at 1, and may have "
+            "missed modes: give it more points or rounds"
         )
     return Convergence(
         rhat_max=float(rhat[worst]),

@@ -50,6 +50,7 @@ class EnsembleSampler:
             np.ones(potential.shape, np.float32),
             np.ones(potential.shape, np.int32),
             np.zeros(potential.shape, np.int32),
+            np.ones(n_galaxy),
         )
 
     def _one(self, galaxy: GalaxyData, key: Array, factor: int) -> tuple[dict[str, np.ndarray], np.ndarray]:

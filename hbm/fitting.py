@@ -89,10 +89,21 @@ def fit(
     """
     config = ModelConfig() if config is None else config
     sampler = SamplerConfig() if sampler is None else sampler
+    if max_rerun < 0:
+        raise ValueError(f"`max_rerun` must be at least 0, got {max_rerun}.")
+    if method not in ("nuts", "aies", "ess"):
+        raise ValueError(f"`method` must be 'nuts', 'aies' or 'ess', got {method!r}.")
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     if len(catalog) == 0:
         raise ValueError("`catalog` is empty: there is nothing to fit.")
+    unmeasured = ~(catalog.observed & ~catalog.upper_limit).any(axis=1)
+    if unmeasured.any():
+        name = catalog.id[int(np.argmax(unmeasured))]
+        raise ValueError(
+            f"`catalog` must have a measured flux of every galaxy, but id {name} has none, or upper limits "
+            "alone."
+        )
     check_flux_scale(catalog)
     paths = _result_paths(catalog, outdir, overwrite=overwrite)
     if not isinstance(grid, SSPGrid):
@@ -146,8 +157,6 @@ class _Run:
         rule: ConvergenceRule | None,
         progress: Progress | None,
     ) -> None:
-        if method not in ("nuts", "aies", "ess"):
-            raise ValueError(f"`method` must be 'nuts', 'aies' or 'ess', got {method!r}.")
         self.catalog, self.config, self.sampler = catalog, config, sampler
         self.seed, self.method, self.rule, self.progress = seed, method, rule, progress
         self.builder = DataBuilder(grid, config, catalog.filter_names)
@@ -194,7 +203,9 @@ class _Run:
         draws = sampler.run(data, key, lambda done, total: self._tell(done, total, text), factor=factor)
         derived = {name: np.asarray(value) for name, value in self._derived(draws.sites, data).items()}
         judged = {name: draws.sites[name][:n_real] for name in sampler.posterior.sampled}
-        verdicts = diagnose_batch(judged, draws.diverging[:n_real].sum(axis=(1, 2)), self.rule)
+        verdicts = diagnose_batch(
+            judged, draws.diverging[:n_real].sum(axis=(1, 2)), self.rule, draws.pilot_beta[:n_real]
+        )
         return [self._result(i, members[i], draws, derived, verdicts[i], galaxies[i]) for i in range(n_real)]
 
     def _sampler_for(self, example: GalaxyData) -> NutsSampler | EnsembleSampler:
@@ -224,17 +235,19 @@ class _Run:
     ) -> FitResult:
         catalog = self.catalog
         sites = {name: value[row] for name, value in draws.sites.items()}
+        kernel = {}
+        if self.method == "nuts":
+            kernel = {
+                "acceptance_rate": draws.accept[row],
+                "n_steps": draws.n_step[row],
+                "n_jumps": draws.n_jump[row],
+            }
         quantities = {name: value[row] for name, value in derived.items() if name != "flux"}
         return make_result(
             catalog.id[index],
             float(catalog.zred[index]),
             posterior={**sites, **quantities},
-            sample_stats={
-                "diverging": draws.diverging[row],
-                "lp": -draws.potential[row],
-                "acceptance_rate": draws.accept[row],
-                "n_steps": draws.n_step[row],
-            },
+            sample_stats={"diverging": draws.diverging[row], "lp": -draws.potential[row], **kernel},
             flux=np.asarray(derived["flux"][row], np.float64),
             bands=self._bands(index, sites),
             convergence=verdict,

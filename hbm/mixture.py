@@ -20,7 +20,7 @@ _N_EM = 12
 _SHRINK = 0.02
 """Part of the covariance of all points in that of each component."""
 
-_FLOOR = 1e-5
+FLOOR = 1e-5
 """Added to variances."""
 
 _DEFENSIVE_WEIGHT = 0.1
@@ -117,7 +117,7 @@ def fit_mixture(key: Array, x: Float[Array, "point dim"], n_component: int) -> M
     """
     n, dim = x.shape
     mean, covariance = moments(x, jnp.full(n, 1.0 / n))
-    floor = _FLOOR * jnp.eye(dim)
+    floor = FLOOR * jnp.eye(dim)
     whole = covariance + floor
 
     def improve(mixture: Mixture, _: None) -> tuple[Mixture, None]:
@@ -146,7 +146,7 @@ def fit_mixture(key: Array, x: Float[Array, "point dim"], n_component: int) -> M
 
 
 def as_proposal(mixture: Mixture, mean: Float[Array, " dim"], covariance: Float[Array, "dim dim"]) -> Mixture:
-    """Widen a fitted mixture slightly and add a broad component, so that ratios to its density stay bounded.
+    """Widen a fitted mixture slightly and add a broad component, so that ratios to it are rarely large.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def as_proposal(mixture: Mixture, mean: Float[Array, " dim"], covariance: Float[
         Of all points.
     """
     dim = mean.shape[0]
-    factor, inverse = factored(covariance + _FLOOR * jnp.eye(dim))
+    factor, inverse = factored(covariance + FLOOR * jnp.eye(dim))
     wider, inflated = float(np.sqrt(_DEFENSIVE_SCALE)), float(np.sqrt(_INFLATION))
     return Mixture(
         jnp.append(mixture.logweight + np.log(1 - _DEFENSIVE_WEIGHT), np.log(_DEFENSIVE_WEIGHT)),

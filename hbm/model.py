@@ -128,7 +128,8 @@ def computed_once(params: SEDParams) -> SEDParams:
     the identity (exact) holds the values. An `optimization_barrier` does not survive to that stage.
     """
     flat, unravel = ravel_pytree(params)
-    held: SEDParams = unravel(jnp.eye(flat.shape[0], dtype=flat.dtype) @ flat)
+    identity = jnp.eye(flat.shape[0], dtype=flat.dtype)
+    held: SEDParams = unravel(jnp.matmul(identity, flat, precision="highest"))  # GPUs round otherwise
     return held
 
 

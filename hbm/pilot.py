@@ -20,7 +20,7 @@ import numpy as np
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Bool, Float
 
-from hbm.mixture import Mixture, as_proposal, fit_mixture, moments, standard_mixture
+from hbm.mixture import FLOOR, Mixture, as_proposal, fit_mixture, moments, standard_mixture
 
 _WINDOW = 5
 """Rounds whose points are kept."""
@@ -29,7 +29,7 @@ _TARGET = 0.2
 """Effective sample size that sets the next temperature, in points of a round."""
 
 _HUGE = 1e10
-_N_BISECT = 14
+_N_BISECT = 30
 
 
 class PilotConfig(NamedTuple):
@@ -148,6 +148,7 @@ class PilotSampler:
         log_weight = base + state.beta * slope
         proposal, covariance = self._fit(state, log_weight, key_fit)
         start = _resampled(key_start, state.x, log_weight, n_chain)
+        covariance = covariance + FLOOR * jnp.eye(covariance.shape[0])
         return Pilot(start, covariance, proposal, state.beta, _ess(log_weight))
 
     def refit(self, state: PilotState, points: Float[Array, "point dim"], key: Array) -> Mixture:

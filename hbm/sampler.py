@@ -32,7 +32,8 @@ class SamplerConfig(NamedTuple):
     """Lengths and switches of the sampler."""
 
     n_warmup: int = 150
-    """Steps that adapt the step size and show the proposal of the jumps what the pilot has missed."""
+    """Steps that adapt the step size and, from 50 on, show the proposal of the jumps what the pilot has
+    missed."""
     n_draw: int = 600
     """Draws kept per chain."""
     n_chain: int = 4
@@ -66,6 +67,8 @@ class Draws(NamedTuple):
     """Leapfrog steps; (galaxy, chain, draw)."""
     n_jump: np.ndarray
     """Accepted jumps; (galaxy, chain, draw)."""
+    pilot_beta: np.ndarray
+    """Inverse temperature at which the pilot ended, 1 if it reached the posterior; (galaxy,)."""
 
 
 class NutsSampler:
@@ -142,11 +145,11 @@ class NutsSampler:
         kept: list[Any] = []
         n_learn = setting.n_warmup // _PIECE * _PIECE
         for first in range(0, n_step, _PIECE):
-            key_piece = jax.random.fold_in(key_jump, first)
+            key_piece, key_refit = jax.random.split(jax.random.fold_in(key_jump, first))
             if first == n_learn > 0:  # the last change before draws are kept
                 seen = jnp.moveaxis(jnp.asarray(np.concatenate([part[0] for part in kept])), 0, 2)
                 seen = seen.reshape(n_galaxy, -1, seen.shape[-1])
-                proposal = self._refit(explored, seen, jax.random.split(key_piece, n_galaxy))
+                proposal = self._refit(explored, seen, jax.random.split(key_refit, n_galaxy))
             jumps = self._jumps(proposal, data, key_piece)
             state, output = self._advance(state, data, proposal, jumps)
             kept.append(jax.device_get(output))
@@ -157,7 +160,7 @@ class NutsSampler:
         )
         sites = self._constrain_all(jnp.asarray(vectors), data)
         values = {name: np.asarray(value) for name, value in sites.items()}
-        return Draws(values, potential, diverging, accept, n_leap, n_jump)
+        return Draws(values, potential, diverging, accept, n_leap, n_jump, np.asarray(pilot.beta))
 
     def _run_pilot(
         self, data: GalaxyData, key: Array, n_round: int, tell: Callable[[int], None]
@@ -197,7 +200,10 @@ class NutsSampler:
         """Proposals for a piece of the chains and their potential: they do not depend on the chains."""
         setting = self.sampler
         shape = (_PIECE, setting.n_chain, setting.n_jump)
-        n_call = max(1, -(-int(np.prod(shape)) // setting.n_point))
+        if setting.n_jump == 0:
+            n_galaxy, dim = proposal.mean.shape[0], proposal.mean.shape[-1]
+            return jnp.zeros((_PIECE, n_galaxy, *shape[1:], dim)), jnp.zeros((_PIECE, n_galaxy, *shape[1:]))
+        n_call = -(-int(np.prod(shape)) // setting.n_point)
         parts = [self._propose(proposal, data, jax.random.fold_in(key, i)) for i in range(n_call)]
         x, potential = (
             jnp.concatenate(part, axis=1)[:, : np.prod(shape)] for part in zip(*parts, strict=True)

@@ -1,8 +1,9 @@
 """``hbm fit``: a catalogue to posteriors."""
 
+import dataclasses
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.markup import escape
@@ -185,6 +186,10 @@ def fit(
             outliers=outliers,
             zero_point_sigma=zero_points,
         )
+        sampler = SamplerConfig(n_chain=chains, n_warmup=warmup, n_draw=draws)
+        skipped = {name: load_result(paths[name]) for name in chosen.id if name not in todo.id}
+        wanted = {"config": dataclasses.asdict(config), "sampler": sampler._asdict(), "method": method.value}
+        _refuse_other_settings(skipped, wanted, out)
         model_grid = None if grid is None else load_grid(grid)
         fitted: list[FitResult] = []
         if len(todo):
@@ -192,7 +197,7 @@ def fit(
                 fitted = fit_catalog(
                     todo,
                     config=config,
-                    sampler=SamplerConfig(n_chain=chains, n_warmup=warmup, n_draw=draws),
+                    sampler=sampler,
                     grid=model_grid,
                     seed=seed,
                     method=method.value,
@@ -202,7 +207,6 @@ def fit(
                     batch_size=batch_size,
                 )
         done = {result.galaxy_id: result for result in fitted}
-        skipped = {name: load_result(paths[name]) for name in chosen.id if name not in done}
         _report([(done | skipped)[name] for name in chosen.id], len(skipped), out)
         if plots:
             for result in fitted:
@@ -212,6 +216,19 @@ def fit(
         elif fitted:
             first = escape(str(paths[fitted[0].galaxy_id]))
             stdout().print(f"Next: [cyan]hbm plot {first}[/]", soft_wrap=True)
+
+
+def _refuse_other_settings(old: "dict[str, FitResult]", wanted: dict[str, Any], out: Path) -> None:
+    """Refuse to go on with results that were made with other settings."""
+    from hbm.results import settings_that_differ
+
+    for name, result in old.items():
+        differences = settings_that_differ(result.provenance.model_config, wanted)
+        if differences:
+            raise ValueError(
+                f"`--resume` needs the settings of the results in {out}, but that of {name} has "
+                f"{'; '.join(differences[:4])}. Give the same settings, `--overwrite`, or another folder."
+            )
 
 
 def _error_floor(text: str) -> float | Literal["free"]:

@@ -7,6 +7,7 @@ from hbm.results.files import write_table as write_table
 from hbm.results.provenance import Provenance as Provenance
 from hbm.results.provenance import make_provenance as make_provenance
 from hbm.results.provenance import package_versions as package_versions
+from hbm.results.provenance import settings_that_differ as settings_that_differ
 from hbm.results.result import FitResult as FitResult
 from hbm.results.result import ObservedBands as ObservedBands
 from hbm.results.result import make_result as make_result

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import importlib.metadata
+import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -71,3 +72,18 @@ def package_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
+
+
+def settings_that_differ(made: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """Name what differs between two records of settings, as ``name: made, not wanted``.
+
+    Records within a record are compared name by name; tuples equal lists, as JSON has no tuples.
+    """
+    texts: list[str] = []
+    for name in sorted(made.keys() | wanted.keys()):
+        old, new = made.get(name), wanted.get(name)
+        if isinstance(old, dict) and isinstance(new, dict):
+            texts += settings_that_differ(old, new)
+        elif json.loads(json.dumps(old)) != json.loads(json.dumps(new)):
+            texts.append(f"{name}: {old}, not {new}")
+    return texts

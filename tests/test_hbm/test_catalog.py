@@ -219,6 +219,19 @@ def test_row_without_a_band_is_bad(tmp_path: Path) -> None:
         read(tmp_path, small_table(f_g=[1.0, 2.0, -99.0], e_g=[0.1, 0.1, -99.0]))
 
 
+def test_row_of_upper_limits_alone_is_bad(tmp_path: Path) -> None:
+    table = small_table(
+        f_g=[1.0, 2.0, -99.0],
+        e_g=[0.1, 0.1, -99.0],
+        f_r=[20.0, 5.0, 7.0],
+        e_r=[1.5, 0.5, 0.5],
+        lim=[False, True, True],
+    )
+    with pytest.raises(CatalogError, match=r"id 13 .*all bands of this row are upper limits") as caught:
+        read(tmp_path, table, TOML + 'limit = "lim"\n')
+    assert "1 of 3 rows" in str(caught.value)
+
+
 def test_all_copies_of_an_identifier_are_bad(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="identifier appears 2 times"):
         left = read(tmp_path, small_table(name=[7, 8, 7]), on_bad="drop")

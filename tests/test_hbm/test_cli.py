@@ -1,4 +1,5 @@
 import inspect
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -71,7 +72,14 @@ def make_catalog(ids: tuple[str, ...] = ("a1", "b2", "c3")) -> Catalog:
     )
 
 
-def make_fit(catalog: Catalog, row: int, convergence: Convergence, *, binned: bool = True) -> FitResult:
+def make_fit(
+    catalog: Catalog,
+    row: int,
+    convergence: Convergence,
+    *,
+    binned: bool = True,
+    model_config: dict[str, Any] | None = None,
+) -> FitResult:
     rng = np.random.default_rng(row)
     shape = (2, 60)
     n_band = len(catalog.filter_names)
@@ -94,7 +102,7 @@ def make_fit(catalog: Catalog, row: int, convergence: Convergence, *, binned: bo
         flux=catalog.flux[row] * rng.lognormal(0.0, 0.05, size=(*shape, n_band)),
         bands=bands,
         convergence=convergence,
-        provenance=Provenance({}, {}, (), 0, "test", "2026-01-01T00:00:00+00:00", {}),
+        provenance=Provenance(model_config or {}, {}, (), 0, "test", "2026-01-01T00:00:00+00:00", {}),
         agebins=np.array([[0.0, 8.0], [8.0, 9.0], [9.0, 9.9]]) if binned else None,
     )
 
@@ -110,7 +118,13 @@ class FitStandIn:
         results = []
         for row, name in enumerate(catalog.id):
             settings["progress"](row + 1, len(catalog), f"[{name}]")
-            results.append(make_fit(catalog, row, BAD if name == "b2" else GOOD))
+            model_config = {
+                "config": json.loads(settings.get("config", ModelConfig()).to_json()),
+                "sampler": settings["sampler"]._asdict(),
+                "method": settings.get("method", "nuts"),
+            }
+            made = make_fit(catalog, row, BAD if name == "b2" else GOOD, model_config=model_config)
+            results.append(made)
             path = result_path(settings["outdir"], name)
             save_result(results[-1], path, overwrite=settings["overwrite"])
         return results
@@ -285,6 +299,15 @@ def test_fit_resumes(fit: FitStandIn, table: Path, tmp_path: Path) -> None:
     text = run("fit", table, "-o", out, "--overwrite", "--id", "b2").output
     assert "The table also has 2 older results" in text
     assert set(Table.read(out / "summary.ecsv")["id"]) == {"a1", "b2", "c3"}
+
+
+def test_fit_does_not_resume_with_other_settings(fit: FitStandIn, table: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("fit", table, "-o", out, "--id", "b2")
+    message = refused("fit", table, "-o", out, "--resume", "--error-floor", "0.1", "--draws", 50)
+    assert "`--resume`" in message
+    assert "that of b2 has error_floor: 0.05, not 0.1; n_draw: 600, not 50" in message
+    assert len(fit.calls) == 1
 
 
 def test_fit_draws_figures(fit: FitStandIn, spectra: list[Any], table: Path, tmp_path: Path) -> None:

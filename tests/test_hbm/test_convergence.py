@@ -123,6 +123,13 @@ def test_single_chain_is_not_judged_converged():
     assert "at least 2 chains" in verdict.reason
 
 
+def test_a_pilot_that_did_not_arrive_is_flagged():
+    verdicts = diagnose_batch({"a": normal(2, 4, 500)}, np.zeros(2, int), pilot_beta=np.array([1.0, 0.02]))
+    assert verdicts[0].converged
+    assert verdicts[1].flag == "pilot"
+    assert "inverse temperature 0.02" in verdicts[1].reason
+
+
 def test_single_precision_draws():
     assert diagnose({"a": normal(4, 500).astype(np.float32)}, 0).converged
 

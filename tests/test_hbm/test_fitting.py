@@ -1,5 +1,7 @@
 """Fits of simulated galaxies: short chains, few bands."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -116,6 +118,19 @@ def test_progress_is_told_to_the_end(fitted):
 def test_existing_results_are_not_replaced(fitted, catalog, grid):
     with pytest.raises(FileExistsError, match="already holds 2 of these results"):
         fit(catalog, config=CONFIG, sampler=SHORT, grid=grid, outdir=fitted[0])
+
+
+def test_galaxies_without_a_measured_flux_are_refused(catalog, grid):
+    limits = dataclasses.replace(catalog, upper_limit=catalog.observed)
+    with pytest.raises(ValueError, match=f"id {catalog.id[0]} has none, or upper limits alone"):
+        fit(limits, config=CONFIG, grid=grid)
+
+
+def test_unknown_settings_are_refused(catalog, grid):
+    with pytest.raises(ValueError, match="`max_rerun` must be at least 0, got -1"):
+        fit(catalog, config=CONFIG, grid=grid, max_rerun=-1)
+    with pytest.raises(ValueError, match="`method` must be 'nuts', 'aies' or 'ess', got 'mh'"):
+        fit(catalog, config=CONFIG, grid=grid, method="mh")
 
 
 def test_empty_batches_are_refused(catalog, grid):
