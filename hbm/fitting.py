@@ -68,7 +68,7 @@ def fit(
     progress
         Told how far the run is.
     batch_size
-        Galaxies sampled together. More need more memory: about 1 MB each with 40 bands.
+        Galaxies sampled together. More need more memory: 50 in 44 bands took 5 GB at most.
     rule
         When chains count as converged.
     max_rerun

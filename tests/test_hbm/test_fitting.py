@@ -126,11 +126,9 @@ def test_galaxies_without_a_measured_flux_are_refused(catalog, grid):
         fit(limits, config=CONFIG, grid=grid)
 
 
-def test_unknown_settings_are_refused(catalog, grid):
+def test_a_negative_number_of_reruns_is_refused(catalog, grid):
     with pytest.raises(ValueError, match="`max_rerun` must be at least 0, got -1"):
         fit(catalog, config=CONFIG, grid=grid, max_rerun=-1)
-    with pytest.raises(ValueError, match="`method` must be 'nuts', 'aies' or 'ess', got 'mh'"):
-        fit(catalog, config=CONFIG, grid=grid, method="mh")
 
 
 def test_empty_batches_are_refused(catalog, grid):
