@@ -84,8 +84,8 @@ def fit(
     FileExistsError
         If a result file exists and ``overwrite`` is False; before anything is fitted.
     ValueError
-        If a galaxy has no measured flux, fluxes are off by orders of magnitude, a redshift is beyond the grid or cosmology, or a filter
-        is unknown or outside the grid.
+        If a galaxy has no measured flux, fluxes are off by orders of magnitude, a redshift is beyond the grid
+        or cosmology, or a filter is unknown or outside the grid.
     """
     config = ModelConfig() if config is None else config
     sampler = SamplerConfig() if sampler is None else sampler
