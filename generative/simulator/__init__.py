@@ -1,0 +1,1 @@
+"""Simulated images of galaxies, in batches, on any device; see `generative.simulator.render`."""
