@@ -1,4 +1,18 @@
-"""Generative models of galaxy images in PyTorch.
+"""Generative models of galaxy images in PyTorch: simulator, conditional score model, training, sampling.
 
-Reserved for image models; nothing is here yet. Importing this package does not load JAX.
+Importing this package loads neither torch nor JAX; its modules load torch, and the simulator loads JAX when
+it compiles its photometry.
 """
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from generative.checkpoint import Model
+
+
+def load(name: str | Path, device: str = "cpu") -> "Model":
+    """Load a shipped model by its name, or any model by its file; see `generative.release.load`."""
+    from generative.release import load as load_release
+
+    return load_release(name, device)

@@ -9,11 +9,14 @@ from typing import Annotated
 import typer
 
 from hbm.cli.demo import demo
+from hbm.cli.evaluate import evaluate
 from hbm.cli.filters import filters
 from hbm.cli.fit import fit
 from hbm.cli.grid import grid_app
 from hbm.cli.plot import plot
 from hbm.cli.prior import prior
+from hbm.cli.sample import sample
+from hbm.cli.train import train
 
 app = typer.Typer(
     name="hbm",
@@ -50,6 +53,10 @@ def main(
 
     `hbm plot results/17.nc`
 
+    Image models draw galaxies with given properties, and train on your own survey:
+
+    `hbm sample --logmass 10.8 --logssfr -12`
+
     Each command explains itself: `hbm fit --help`.
     """
     del version
@@ -61,3 +68,6 @@ app.command()(plot)
 app.add_typer(grid_app, name="grid")
 app.command()(filters)
 app.command()(prior)
+app.command()(train)
+app.command()(sample)
+app.command()(evaluate)

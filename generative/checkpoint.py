@@ -1,0 +1,204 @@
+"""Checkpoints: weights in safetensors with a JSON header. No pickles.
+
+The header (metadata key ``galaxy-hbm``) holds the format's version, the network's configuration, the
+preparation of pixels, the instrument, the range of noise levels, and where the weights come from. Files are
+written under a temporary name and renamed.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from generative.instrument import Instrument
+from generative.network import Coefficients, Denoiser, NetworkConfig, Separable, build_network
+from generative.noise import likelihood_nodes
+from generative.preparation import Preparation
+
+VERSION = 1
+_KEY = "galaxy-hbm"
+
+
+class Model(NamedTuple):
+    """A trained denoiser with all that is needed to use it."""
+
+    network: Denoiser
+    """Weights, in evaluation mode."""
+    coefficients: Coefficients | None
+    """The coefficient network of the likelihood: the denoiser's own, or the refitted one; None for `Film`."""
+    preparation: Preparation
+    """From pixels to what the network sees."""
+    instrument: Instrument | None
+    """Bands, pixels and conditions; None for a model of pictures."""
+    theta_names: tuple[str, ...]
+    """Names of the properties; empty for a model without."""
+    sigma_sample: tuple[float, float]
+    """Noise levels that sampling runs between."""
+    sigma_likelihood: tuple[float, float]
+    """Noise levels of the likelihood's integral."""
+    node_weight: Float[Tensor, " node"]
+    """Weights of the integral's nodes relative to equal ones, from the refit."""
+    provenance: dict[str, Any]
+    """How it was made."""
+
+    @property
+    def nodes(self) -> tuple[Float[Tensor, " node"], Float[Tensor, " node"]]:
+        """Noise levels of the integral and their weights in ln sigma."""
+        nodes, width = likelihood_nodes(self.sigma_likelihood, len(self.node_weight))
+        return nodes, width * self.node_weight
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name and rename it: it is there whole, or as it was.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written (full disk, no permission); the temporary file is removed.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, f"cannot write {path}: {error.strerror or error}") from error
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors and a JSON header, atomically.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    # Clones: the format refuses tensors that share memory.
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    content = save(plain, metadata={_KEY: json.dumps({"version": VERSION, **header})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content)
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a file that `save_tensors` wrote.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it is truncated, not ours, or of another version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is truncated or not a safetensors file: {error}") from error
+    if _KEY not in metadata:
+        raise CheckpointError(f"{path} has no header of galaxy-hbm: it was not written by this program.")
+    header = json.loads(metadata[_KEY])
+    if header.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} is of version {header.get('version')}, this program reads version {VERSION}. Use "
+            f"the release "
+            "that wrote it, or train again."
+        )
+    return tensors, header
+
+
+def save_model(path: Path, model: Model) -> None:
+    """Write a model.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    """
+    header = {
+        "network": model.network.config.to_dict(),
+        "preparation": dataclasses.asdict(model.preparation),
+        "instrument": None if model.instrument is None else dataclasses.asdict(model.instrument),
+        "theta_names": model.theta_names,
+        "sigma_sample": model.sigma_sample,
+        "sigma_likelihood": model.sigma_likelihood,
+        "provenance": model.provenance,
+    }
+    tensors = {f"network.{name}": value for name, value in model.network.state_dict().items()}
+    if model.coefficients is not None:
+        tensors |= {f"likelihood.{name}": value for name, value in model.coefficients.state_dict().items()}
+    save_tensors(path, tensors | {"node_weight": model.node_weight}, {"kind": "model", **header})
+
+
+def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
+    """Read a model, in evaluation mode.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    CheckpointError
+        If it is truncated, of another kind or version, or does not fit its own header.
+    """
+    tensors, header = load_tensors(path)
+    if header.get("kind") != "model":
+        raise CheckpointError(f"{path} holds a {header.get('kind')}, not a model.")
+    try:
+        network = build_network(NetworkConfig.from_dict(header["network"]))
+        network.load_state_dict(_part(tensors, "network."))
+        coefficients = Coefficients(network.config) if isinstance(network, Separable) else None
+        if coefficients is not None:
+            coefficients.load_state_dict(_part(tensors, "likelihood."))
+            coefficients = coefficients.to(device).eval().requires_grad_(False)
+        preparation = Preparation(**_tuples(header["preparation"]))
+        instrument = None if header["instrument"] is None else Instrument(**_tuples(header["instrument"]))
+        model = Model(
+            network.to(device).eval().requires_grad_(False), coefficients, preparation, instrument,
+            tuple(header["theta_names"]), _pair(header["sigma_sample"]), _pair(header["sigma_likelihood"]),
+            tensors["node_weight"].float(), header["provenance"],
+        )  # fmt: skip
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise CheckpointError(f"{path} does not fit its header: {error}") from error
+    return model
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors whose names start with a prefix, without it, in single precision."""
+    return {name.removeprefix(prefix): v.float() for name, v in tensors.items() if name.startswith(prefix)}
+
+
+def _pair(values: list[float]) -> tuple[float, float]:
+    low, high = values
+    return float(low), float(high)
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    def tupled(value: Any) -> Any:
+        return tuple(tupled(item) for item in value) if isinstance(value, list) else value
+
+    return {key: tupled(value) for key, value in values.items()}

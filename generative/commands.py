@@ -1,0 +1,209 @@
+"""What the command line does with image models: arguments are plain values, results are files."""
+
+import dataclasses
+import io
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from generative.checkpoint import Model, write_atomically
+from generative.conditions import THETA, Observing, observing_columns, theta_columns
+from generative.config import TrainConfig, parse_config, read_config
+from generative.display import image_grid, strip_figure, to_rgb, write_gif
+from generative.draw import Drawn, draw, theta_rows, usual_conditions
+from generative.evaluation.report import evaluate
+from generative.release import load
+from generative.sampler import denoise_fn, heun_steps, sigma_schedule
+from generative.setup import config_path, set_up
+from generative.train import STATE_NAME, StepResult, proposal_columns, run
+
+Progress = Callable[[int, int, str], None]
+
+
+class Training:
+    """A training run of the command line.
+
+    Parameters
+    ----------
+    config
+        TOML file or name of a shipped configuration.
+    out
+        Folder of the run.
+    resume
+        Whether a run in that folder is taken up.
+    device
+        "cpu", "cuda", or "auto".
+    steps
+        Number of steps instead of the configuration's.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If configuration or data are not there or not usable.
+    FileExistsError
+        If ``out`` holds a run and ``resume`` is False.
+    """
+
+    def __init__(self, config: str, out: Path, *, resume: bool, device: str, steps: int | None) -> None:
+        from accelerate import Accelerator
+
+        path = config_path(config)
+        self.settings = read_config(path)
+        if steps is not None:
+            training = dataclasses.replace(self.settings.training, steps=steps)
+            self.settings = dataclasses.replace(self.settings, training=training)
+        if (out / STATE_NAME).is_file() and not resume:
+            raise FileExistsError(
+                f"{out} holds a run: use --resume to go on with it, or choose another --out."
+            )
+        if device not in ("auto", "cpu", "cuda"):
+            raise ValueError(f"`device` must be auto, cpu or cuda, got {device!r}.")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("`device` is cuda, but torch finds no GPU.")
+        self._accelerator = Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
+        self.device = str(self._accelerator.device)
+        self.is_main = bool(self._accelerator.is_main_process)
+        self._out, self._resume, self._name = out, resume, config
+        self._setup = set_up(self.settings, path.parent, self.device)
+
+    def __call__(
+        self, minutes: float | None, on_step: Callable[[StepResult], None], on_refit: Progress
+    ) -> Path | None:
+        """Train; the model's file, or None if ``minutes`` ran out first."""
+        cuda = self.device.startswith("cuda")
+        provenance = {
+            "command": f"hbm train {self._name}",
+            "machine": torch.cuda.get_device_name() if cuda else f"CPU, {platform.machine()}",
+            "torch": str(torch.__version__),
+        }
+        return run(
+            self.settings, self._setup.source, self._setup.preparation, self._out,
+            instrument=self._setup.instrument, theta_names=self._setup.theta_names, resume=self._resume,
+            minutes=minutes, device=self.device, accelerator=self._accelerator, on_step=on_step,
+            on_refit=on_refit, provenance=provenance,
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleRequest:
+    """What to draw."""
+
+    model: str
+    n: int
+    properties: dict[str, float]
+    """Names of `generative.conditions.THETA` and their values."""
+    zred: float | None = None
+    snr: float | None = None
+    vary: tuple[str, float, float] | None = None
+    """Property that varies over the images, from and to."""
+    guidance: float = 1.0
+    method: str = "heun"
+    steps: int = 24
+    seed: int = 0
+    device: str = "cpu"
+
+
+def sample_picture(request: SampleRequest, out: Path, progress: Progress | None = None) -> Drawn:
+    """Draw galaxies and write their picture.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the model is not there, or cannot draw what is asked for.
+    OSError
+        If the picture cannot be written.
+    """
+    model = load(request.model, request.device)
+    theta, u, values = _conditions(model, request)
+    if request.method not in ("heun", "ancestral"):
+        raise ValueError(f"`method` must be heun or ancestral, got {request.method!r}.")
+    drawn = draw(
+        model, theta, u, n=request.n, seed=request.seed, n_step=request.steps, guidance=request.guidance,
+        method="heun" if request.method == "heun" else "ancestral", same_noise=request.vary is not None,
+        progress=progress,
+    )  # fmt: skip
+    rgb = to_rgb(drawn.image, model.instrument)
+    figure = image_grid(rgb) if request.vary is None else strip_figure([(request.vary[0], values, rgb)])
+    content = io.BytesIO()
+    figure.savefig(content, format=out.suffix.lstrip(".") or "png", dpi=130)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, content.getvalue())
+    return drawn
+
+
+def write_arrays(drawn: Drawn, out: Path) -> None:
+    """Write drawn images as npz: ``image`` in units of the noise of a pixel, and ``theta``."""
+    content = io.BytesIO()
+    np.savez_compressed(content, image=drawn.image.numpy(), theta=drawn.theta.numpy())
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, content.getvalue())
+
+
+@torch.no_grad()
+def write_film(request: SampleRequest, out: Path) -> None:
+    """Write the denoising of the first galaxy of a request as an animated GIF."""
+    model = load(request.model, request.device)
+    theta, u, _ = _conditions(model, request)
+    config = model.network.config
+    columns, conditions = torch.full((1, config.n_theta), torch.nan), torch.zeros(1, 0)
+    if theta is not None and u is not None and model.instrument is not None:
+        columns, conditions = theta_columns(theta, u.zred)[:1], observing_columns(u, model.instrument)[:1]
+    generator = torch.Generator().manual_seed(request.seed)
+    noise = torch.randn(1, config.n_band, config.n_pixel, config.n_pixel, generator=generator)
+    device = torch.device(request.device)
+    fn = denoise_fn(model.network, columns.to(device), conditions.to(device), guidance=request.guidance)
+    frames = []
+    for x, _ in heun_steps(fn, noise.to(device), sigma_schedule(model.sigma_sample, max(request.steps, 24))):
+        image = model.preparation.inverse(x.cpu().clamp(-8, 8), torch.ones(1, config.n_band))
+        frames.append(to_rgb(image, model.instrument)[0])
+    write_gif([*frames, *[frames[-1]] * 8], out)
+
+
+def _conditions(model: Model, request: SampleRequest) -> tuple[Tensor | None, Observing | None, list[float]]:
+    if model.instrument is None:
+        if request.properties or request.vary or request.zred or request.snr:
+            raise ValueError(
+                f"`model` {request.model!r} knows no properties: it draws pictures like those it was "
+                f"trained on."
+            )
+        return None, None, []
+    theta = theta_rows(request.properties, request.n)
+    u = usual_conditions(model.instrument, request.n, zred=request.zred, snr=request.snr)
+    values: list[float] = []
+    if request.vary is not None:
+        name, low, high = request.vary
+        if name not in THETA:
+            raise ValueError(f"`vary` must name one of {', '.join(THETA)}, got {name!r}.")
+        values = np.linspace(low, high, request.n).tolist()
+        theta[:, THETA.index(name)] = torch.tensor(values)
+    return theta, u, values
+
+
+def evaluate_model(
+    name: str, out: Path, *, n: int, seed: int, config: str | None, device: str, progress: Progress | None
+) -> dict[str, Any]:
+    """Evaluate a model on the data of a configuration, or of its own.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If model or data are not there or do not fit together.
+    """
+    model = load(name, device)
+    base = Path()
+    if config is not None:
+        path = config_path(config)
+        settings: TrainConfig = read_config(path)
+        base = path.parent
+    elif "config" in model.provenance:
+        settings = parse_config(model.provenance["config"])
+    else:
+        raise ValueError(f"`config` must be given: {name} does not say what it was trained on.")
+    source = set_up(settings, base, device).source
+    proposal = proposal_columns(2048, device) if settings.data.source == "simulate" else None
+    return evaluate(model, source, out, n=n, n_information=n, seed=seed, proposal=proposal, progress=progress)

@@ -1,0 +1,281 @@
+"""Training images from disk: Multimodal Universe HDF5, image folders with a table of labels, npz arrays.
+
+Reading is here, and nothing else; what is read goes into `generative.data.ArraySource`.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from generative.conditions import THETA, Observing, observing_columns, theta_columns
+from generative.config import DataConfig
+from generative.data import ArraySource
+from generative.instrument import Instrument
+
+
+class DataError(ValueError):
+    """Training data that cannot be used."""
+
+
+def scaled_labels(
+    values: Float[np.ndarray, "image label"], labels: Mapping[str, tuple[float, float]], where: str
+) -> Float[Tensor, "image label"]:
+    """Labels on the scale (-1, 1) of their ranges; nan stays nan, that is, not known.
+
+    Raises
+    ------
+    DataError
+        If a label is infinite, out of its range, or its range is empty; the message names label and row.
+    """
+    out = np.full(values.shape, np.nan, np.float32)
+    for i, (name, (low, high)) in enumerate(labels.items()):
+        if not low < high:
+            raise DataError(f"the range of the label {name!r} must rise, got ({low}, {high}).")
+        column = values[:, i]
+        bad = np.isinf(column) | (column < low) | (column > high)
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise DataError(
+                f"{where}: {name!r} in row {row} must be between {low} and {high}, got {column[row]:g} "
+                f"({int(bad.sum())} such rows). Widen its range, or leave it empty where it is not known."
+            )
+        out[:, i] = 2 * (column - low) / (high - low) - 1
+    return torch.as_tensor(out)
+
+
+def read_npz(config: DataConfig, path: Path) -> ArraySource:
+    """Pictures of an npz file: (image, side, side, band) or (image, band, side, side), integers or floats.
+
+    Raises
+    ------
+    FileNotFoundError, DataError
+        If there is no such file, it is corrupt, or it holds no such array.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"`path` names no file: {path}.")
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            names = list(content.files)
+            pictures = [name for name in names if content[name].ndim == 4] if not config.key else [config.key]
+            if len(pictures) != 1 or pictures[0] not in names:
+                raise DataError(f"`key` must name one array of four axes in {path}, which holds {names}.")
+            array = content[pictures[0]]
+    except (OSError, ValueError, EOFError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} is truncated or not an npz file: {error}") from error
+    return _pictures(array, config, str(path))
+
+
+def _pictures(array: np.ndarray, config: DataConfig, where: str) -> ArraySource:
+    if array.ndim != 4:
+        raise DataError(f"{where}: images must have four axes, got {array.shape}.")
+    if array.shape[-1] in (1, 3, 4) and array.shape[1] == array.shape[2]:
+        array = np.moveaxis(array, -1, 1)
+    if array.shape[2] != array.shape[3]:
+        raise DataError(f"{where}: images must be square, got {array.shape}.")
+    image = _averaged(torch.as_tensor(np.ascontiguousarray(array)), config.n_pixel, where)
+    n = len(image)
+    return ArraySource(image, torch.ones(n, image.shape[1]), torch.zeros(n, 0), torch.zeros(n, 0))
+
+
+def _averaged(image: Tensor, n_pixel: int, where: str) -> Tensor:
+    """Images box-averaged to a smaller side."""
+    side = image.shape[-1]
+    if n_pixel in (0, side):
+        return image
+    if n_pixel > side or side % n_pixel:
+        raise DataError(f"{where}: `n_pixel` must divide the images' side of {side}, got {n_pixel}.")
+    kind = image.dtype
+    mean = torch.cat(
+        [torch.nn.functional.avg_pool2d(part.float(), side // n_pixel) for part in image.split(512)]
+    )
+    return mean.round().to(kind) if not kind.is_floating_point else mean
+
+
+def read_folder(config: DataConfig, path: Path, table: Path | None) -> ArraySource:
+    """Pictures of a folder (JPEG, PNG), with labels from a table.
+
+    The table's first column is the file's name or stem. A picture without a row, or with
+    an empty cell, has no such label.
+
+    Raises
+    ------
+    FileNotFoundError, DataError
+        If folder or table are not there, a picture is corrupt or of another size, or a label is out of range.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    if not path.is_dir():
+        raise FileNotFoundError(f"`path` names no folder: {path}.")
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    if not files:
+        raise DataError(f"{path} holds no JPEG or PNG files.")
+    arrays: list[np.ndarray] = []
+    for file in files:
+        try:
+            with Image.open(file) as picture:
+                array = np.asarray(picture.convert("RGB"))
+        except (UnidentifiedImageError, OSError) as error:
+            raise DataError(f"{file} is corrupt or not an image: {error}") from error
+        if arrays and array.shape != arrays[0].shape:
+            raise DataError(
+                f"{file} must have the size of the others, {arrays[0].shape[:2]}, got {array.shape[:2]}."
+            )
+        arrays.append(array)
+    stacked = np.moveaxis(np.stack(arrays), -1, 1)
+    if stacked.shape[2] != stacked.shape[3]:
+        raise DataError(f"{path}: images must be square, got {stacked.shape[2:]}.")
+    image = _averaged(torch.as_tensor(np.ascontiguousarray(stacked)), config.n_pixel, str(path))
+    labels = torch.zeros(len(files), 0)
+    if config.labels:
+        if table is None:
+            raise DataError("`table` must be set: `labels` names columns of it.")
+        labels = scaled_labels(_table_labels(table, files, list(config.labels)), config.labels, str(table))
+    return ArraySource(image, torch.ones(len(files), 3), labels, torch.zeros(len(files), 0))
+
+
+def _table_labels(table: Path, files: Sequence[Path], names: list[str]) -> np.ndarray:
+    from astropy.table import Table
+
+    if not table.is_file():
+        raise FileNotFoundError(f"`table` names no file: {table}.")
+    try:
+        rows = Table.read(table)
+    except Exception as error:
+        raise DataError(f"{table} cannot be read: {error}") from error
+    missing = [name for name in names if name not in rows.colnames]
+    if missing:
+        raise DataError(f"{table} has no column {missing[0]!r}; it has {', '.join(rows.colnames)}.")
+    first = [str(value) for value in rows[rows.colnames[0]]]
+    index = {name: i for i, name in enumerate(first)}
+    if len(index) != len(first):
+        raise DataError(f"{table}: the first column must name each image once.")
+    out = np.full((len(files), len(names)), np.nan)
+    columns: list[np.ndarray] = [np.ma.filled(np.ma.asarray(rows[name], float), np.nan) for name in names]
+    n_found = 0
+    for i, file in enumerate(files):
+        row = index.get(file.name, index.get(file.stem))
+        if row is not None:
+            n_found += 1
+            out[i] = [column[row] for column in columns]
+    if n_found == 0:
+        raise DataError(f"{table}: no entry of the first column is the name of an image in the folder.")
+    return out
+
+
+def read_multimodal_universe(path: Path, instrument: Instrument) -> ArraySource:
+    """Images in the HDF5 layout of the Multimodal Universe (arXiv:2412.02527) for an instrument's bands.
+
+    Read are ``image_array`` (image, band, side, side), ``image_band`` (names), ``image_ivar`` and, where
+    there are, ``image_mask`` (true for good pixels), ``image_psf_fwhm`` and ``image_scale`` (arcsec), a
+    redshift in ``Z``, ``zred`` or ``z``, total fluxes in ``flux`` (image, band), and properties under their
+    names in `generative.conditions.THETA`. Without ``flux`` the sum of the good pixels is the flux.
+
+    Raises
+    ------
+    FileNotFoundError, DataError
+        If the file is not there, truncated, lacks what is needed, or has other bands or pixels.
+    """
+    import h5py
+
+    if not path.is_file():
+        raise FileNotFoundError(f"`path` names no file: {path}.")
+    try:
+        with h5py.File(path, "r") as file:
+            content = {name: file[name][()] for name in file if isinstance(file[name], h5py.Dataset)}
+    except OSError as error:
+        raise DataError(f"{path} is truncated or not an HDF5 file: {error}") from error
+    for name in ("image_array", "image_band", "image_ivar"):
+        if name not in content:
+            raise DataError(f"{path} has no {name!r}; it holds {', '.join(sorted(content))}.")
+    image, ivar = (torch.as_tensor(content[name]).float() for name in ("image_array", "image_ivar"))
+    bands = [b.decode() if isinstance(b, bytes) else str(b) for b in np.atleast_2d(content["image_band"])[0]]
+    order = _band_order(bands, instrument, path)
+    image, ivar = image[:, order], ivar[:, order]
+    if "image_scale" in content:
+        scale = np.atleast_2d(content["image_scale"]).mean()
+        if abs(scale / instrument.pixel_scale - 1) > 0.02:
+            raise DataError(
+                f"{path} has pixels of {scale:.3f} arcsec, {instrument.name} has {instrument.pixel_scale}. "
+                "Resample the images, or choose another instrument."
+            )
+    image, ivar = _cropped(image, instrument, path), _cropped(ivar, instrument, path)
+    observed = torch.isfinite(image) & (ivar > 0)
+    if "image_mask" in content:
+        mask = torch.as_tensor(np.asarray(content["image_mask"], bool))[:, order]
+        observed = observed & _cropped(mask, instrument, path)
+    variance = torch.where(observed, 1 / ivar.clamp(min=1e-30), torch.nan)
+    noise = torch.sqrt(torch.nanmedian(variance.flatten(2), dim=2).values)
+    flux = torch.where(observed, image, 0.0).sum(dim=(2, 3))
+    if "flux" in content:
+        flux = torch.as_tensor(content["flux"]).float()[:, order]
+    n = len(image)
+    zred = _first_of(content, ("zred", "Z", "z"))
+    if zred is None:
+        raise DataError(f"{path} has no redshift: `zred`, `Z` or `z`.")
+    u = Observing(zred, _psf_widths(content, order, instrument, n), flux / noise)
+    theta = torch.full((n, len(THETA)), torch.nan)
+    for i, name in enumerate(THETA):
+        if name in content:
+            theta[:, i] = torch.as_tensor(np.asarray(content[name], np.float32))
+    columns = theta_columns(theta, u.zred)
+    bad = (columns.abs() > 1.001) | torch.isinf(columns)
+    if bad.any():
+        row, column = (int(i) for i in bad.nonzero()[0])
+        raise DataError(
+            f"{path}: {THETA[column]!r} in row {row} is outside the range of the model: "
+            f"{float(theta[row, column]):g}."
+        )
+    return ArraySource(
+        image, torch.nan_to_num(noise, nan=1.0), columns, observing_columns(u, instrument), observed=observed
+    )
+
+
+def _first_of(content: Mapping[str, np.ndarray], names: Sequence[str]) -> Float[Tensor, " image"] | None:
+    for name in names:
+        if name in content:
+            return torch.as_tensor(np.asarray(content[name], np.float32))
+    return None
+
+
+def _psf_widths(
+    content: Mapping[str, np.ndarray], order: list[int], instrument: Instrument, n: int
+) -> Tensor:
+    if "image_psf_fwhm" in content:
+        return torch.as_tensor(np.asarray(content["image_psf_fwhm"], np.float32))[:, order]
+    return torch.tensor(instrument.psf_fwhm).mean(dim=1).expand(n, -1)
+
+
+def _band_order(bands: list[str], instrument: Instrument, path: Path) -> list[int]:
+    """Positions of the instrument's bands; ``sdss_g0`` matches itself, ``SDSS-G`` and ``g``."""
+
+    def plain(name: str) -> str:
+        return name.lower().replace("-", "_").rstrip("0").split("_")[-1]
+
+    known = [plain(name) for name in bands]
+    order = []
+    for band in instrument.bands:
+        if band in bands:
+            order.append(bands.index(band))
+        elif known.count(plain(band)) == 1:
+            order.append(known.index(plain(band)))
+        else:
+            raise DataError(f"{path} has no band {band!r} of {instrument.name}; it has {', '.join(bands)}.")
+    return order
+
+
+def _cropped(image: Tensor, instrument: Instrument, path: Path) -> Tensor:
+    """Middle of the images."""
+    side, n = image.shape[-1], instrument.n_pixel
+    if image.ndim != 4 or image.shape[-2] != side or side < n:
+        raise DataError(
+            f"{path} must hold square images of at least {n} pixels for {instrument.name}, got "
+            f"{tuple(image.shape)}."
+        )
+    first = (side - n) // 2
+    return image[..., first : first + n, first : first + n]

@@ -1,0 +1,1 @@
+"""How good a model is: morphology, losses, memorisation; `report.evaluate` does all."""

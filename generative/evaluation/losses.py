@@ -1,0 +1,104 @@
+"""Denoising loss at each noise level, with and without the properties, and what it says of them."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from generative.checkpoint import Model
+from generative.data import Batch
+from generative.network import Separable
+from generative.noise import likelihood_nodes
+from generative.refit import CachedStatistics
+from generative.statistics import image_statistics, information_gain
+
+
+class LevelLoss(NamedTuple):
+    """Mean of ||x - D||^2 / sigma^2 over pixels at each noise level."""
+
+    sigma: Float[np.ndarray, " level"]
+    conditional: Float[np.ndarray, " level"]
+    unconditional: Float[np.ndarray, " level"]
+    error: Float[np.ndarray, " level"]
+    """Standard error of the difference of the two."""
+
+
+@torch.no_grad()
+def level_losses(model: Model, batch: Batch, *, n_level: int = 12, seed: int = 0) -> LevelLoss:
+    """Denoising loss of held-out images; the same noise with and without theta."""
+    clean = model.preparation.forward(batch.image, batch.noise, batch.observed)
+    levels, _ = likelihood_nodes(model.sigma_sample, n_level)
+    generator = torch.Generator().manual_seed(seed)
+    unknown = torch.full_like(batch.theta, torch.nan)
+    rows = []
+    for sigma in levels:
+        eps = torch.randn(clean.shape, generator=generator).to(clean.device)
+        noisy, level = clean + sigma * eps, sigma.to(clean.device).expand(len(clean))
+        pair = []
+        for theta in (batch.theta, unknown):
+            denoised = model.network(noisy, level, theta, batch.u, batch.observed)
+            pair.append((((clean - denoised) * batch.observed / sigma) ** 2).flatten(1).mean(1))
+        difference = pair[0] - pair[1]
+        rows.append([pair[0].mean(), pair[1].mean(), difference.std() / len(clean) ** 0.5])
+    table = torch.tensor(rows).double().numpy()
+    return LevelLoss(levels.double().numpy(), table[:, 0], table[:, 1], table[:, 2])
+
+
+class Information(NamedTuple):
+    """What the likelihood learns of the properties."""
+
+    gain: float
+    """Mean information gain, nats."""
+    error: float
+    """Its standard error."""
+    cover_68: dict[str, float]
+    """Part of the images whose true value is in the central 68 % of the posterior, by property."""
+    cover_95: dict[str, float]
+    """And in the central 95 %."""
+    n: int
+
+
+@torch.no_grad()
+def information(
+    model: Model,
+    batch: Batch,
+    proposal: torch.Tensor,
+    *,
+    refitted: bool = True,
+    n_draw: int = 2,
+    chunk: int = 64,
+) -> Information | None:
+    """Information gain and coverage on held-out simulations; None for a network that is not separable.
+
+    Parameters
+    ----------
+    proposal
+        Scaled theta from the distribution that the images' were drawn from.
+    refitted
+        Whether to use the refitted coefficients and node weights, or the denoiser's own.
+    """
+    network = model.network
+    if not isinstance(network, Separable) or model.coefficients is None:
+        return None
+    nodes, width = likelihood_nodes(model.sigma_likelihood, len(model.node_weight))
+    nodes = nodes.to(batch.image.device)
+    parts = []
+    for rows in torch.arange(len(batch.image)).split(chunk):
+        clean = model.preparation.forward(batch.image[rows], batch.noise[rows], batch.observed[rows])
+        G, b = image_statistics(network, clean, batch.u[rows], batch.observed[rows], nodes, n_draw=n_draw)
+        parts.append(CachedStatistics(G, b, batch.theta[rows], batch.u[rows]))
+    cached = CachedStatistics(*(torch.cat(items) for items in zip(*parts, strict=True)))
+    weight = width * (model.node_weight if refitted else torch.ones_like(model.node_weight))
+    coefficients = model.coefficients if refitted else network.coefficients
+    gain, rank = information_gain(
+        coefficients, cached.G, cached.b, cached.theta, cached.u, proposal, nodes, weight.to(nodes.device)
+    )
+
+    def cover(tail: float) -> dict[str, float]:
+        inside = ((rank > tail) & (rank < 1 - tail)).float().mean(0)
+        return dict(zip(model.theta_names, inside.tolist(), strict=True))
+
+    return Information(
+        float(gain.mean()), float(gain.std() / len(gain) ** 0.5), cover(0.16), cover(0.025), len(gain)
+    )

@@ -1,0 +1,36 @@
+"""Models by name: those shipped with the package, and files."""
+
+from pathlib import Path
+
+import torch
+
+from generative.checkpoint import Model, load_model
+
+_FOLDER = Path(__file__).parent / "data"
+
+
+def available() -> tuple[str, ...]:
+    """Names of the shipped models."""
+    return tuple(sorted(path.stem for path in _FOLDER.glob("*.safetensors")))
+
+
+def load(name: str | Path, device: torch.device | str = "cpu") -> Model:
+    """Load a shipped model by its name, or any model by its file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither; the message lists the names.
+    CheckpointError
+        If the file cannot be used.
+    """
+    shipped = _FOLDER / f"{name}.safetensors"
+    if shipped.is_file():
+        return load_model(shipped, device)
+    path = Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no model {str(name)!r}: it is neither a file nor one of "
+            f"{', '.join(available()) or '(none shipped)'}."
+        )
+    return load_model(path, device)

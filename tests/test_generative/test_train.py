@@ -1,0 +1,205 @@
+"""Training: it learns, it resumes exactly, it refuses what does not fit."""
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from generative.checkpoint import load_model, load_tensors
+from generative.conditions import THETA
+from generative.config import TrainConfig, parse_config, read_config
+from generative.data import Batch, SimulatedSource, random_holes
+from generative.preparation import Preparation, fit_preparation
+from generative.refit import cache_statistics, refit
+from generative.setup import config_path, shipped_configs
+from generative.train import LOG_NAME, STATE_NAME, TrainState, run, train_steps
+
+TINY = {
+    "data": {"source": "simulate", "instrument": "sdss-griz"},
+    "network": {"n_basis": 4, "channels": [16, 16], "hidden": 16, "n_feature": 8},
+    "training": {
+        "steps": 6, "batch": 8, "levels": 2, "validate_every": 3, "save_every": 2, "n_validate": 8, "n_node": 3,
+        "refit_images": 40, "refit_steps": 30, "warmup": 2,
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config() -> TrainConfig:
+    return parse_config(TINY)
+
+
+@pytest.fixture(scope="module")
+def preparation(source: SimulatedSource) -> Preparation:
+    batch = source.batch(64, torch.Generator().manual_seed(0))
+    return fit_preparation(batch.image, batch.noise)
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return load_tensors(path / STATE_NAME)[0]
+
+
+def start(
+    config: TrainConfig, source: SimulatedSource, preparation: Preparation, out: Path, **options: object
+) -> Path | None:
+    return run(
+        config,
+        source,
+        preparation,
+        out,
+        instrument=source.instrument,
+        theta_names=THETA,
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def test_a_killed_run_ends_with_the_same_weights(
+    config: TrainConfig, source: SimulatedSource, preparation: Preparation, tmp_path: Path
+) -> None:
+    model = start(config, source, preparation, tmp_path / "whole")
+    assert model is not None
+
+    class Killed(Exception):  # noqa: N818
+        pass
+
+    def kill(result: object) -> None:
+        if result.step == 3:  # type: ignore[attr-defined]
+            raise Killed
+
+    with pytest.raises(Killed):
+        start(config, source, preparation, tmp_path / "cut", on_step=kill)
+    with pytest.raises(FileExistsError, match="holds a run"):
+        start(config, source, preparation, tmp_path / "cut")
+    # Time runs out at once: nothing is done, nothing is lost.
+    assert start(config, source, preparation, tmp_path / "cut", resume=True, minutes=0.0) is None
+    resumed = start(config, source, preparation, tmp_path / "cut", resume=True)
+    assert resumed is not None
+    first, second = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=0, msg=name)
+    left, right = load_tensors(model)[0], load_tensors(resumed)[0]
+    for name, value in left.items():
+        torch.testing.assert_close(right[name], value, rtol=0, atol=0, msg=name)
+    with (tmp_path / "cut" / LOG_NAME).open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert rows[2]["held_gain"] != "nan"
+    assert rows[3]["held_gain"] == "nan"
+    loaded = load_model(model)
+    assert loaded.provenance["steps"] == 6
+    assert loaded.provenance["refit"]["after"] <= loaded.provenance["refit"]["before"]
+
+
+def test_other_settings_are_refused(
+    config: TrainConfig, source: SimulatedSource, preparation: Preparation, tmp_path: Path
+) -> None:
+    short = dataclasses.replace(
+        config, training=dataclasses.replace(config.training, steps=1, refit_images=0)
+    )
+    start(short, source, preparation, tmp_path)
+    other = dataclasses.replace(short, training=dataclasses.replace(short.training, lr=0.5))
+    with pytest.raises(ValueError, match=r"other settings: `training.lr` was 0.001, now 0.5"):
+        start(other, source, preparation, tmp_path, resume=True)
+
+
+def test_training_lowers_the_loss(
+    config: TrainConfig, source: SimulatedSource, preparation: Preparation
+) -> None:
+    """On one batch again and again, the loss falls well below that of a network that knows nothing."""
+    fixed = source.batch(16, torch.Generator().manual_seed(3))
+
+    class OneBatch:
+        n_band, n_pixel, n_theta, n_u = 2, 16, 6, 7
+
+        def batch(self, n: int, generator: torch.Generator) -> Batch:
+            del n, generator
+            return fixed
+
+        held_out = batch
+
+    options = dataclasses.replace(
+        config.training,
+        steps=120,
+        batch=16,
+        levels=3,
+        validate_every=1000,
+        lr=5e-3,
+        label_dropout=0.0,
+        holes=False,
+    )
+    state = TrainState(dataclasses.replace(config, training=options), OneBatch(), preparation)
+    results = list(train_steps(state, OneBatch()))
+    before = sum(r.total for r in results[:5]) / 5
+    after = sum(r.total for r in results[-5:]) / 5
+    assert after < 0.85 * before
+    assert sum(r.contrast for r in results[-5:]) / 5 < sum(r.contrast for r in results[:5]) / 5
+
+
+def test_the_refit_learns_from_statistics(
+    tiny: torch.nn.Module, source: SimulatedSource, preparation: Preparation
+) -> None:
+    """Even an untrained trunk's statistics say something of the properties."""
+    cached = cache_statistics(
+        tiny,
+        preparation,
+        source,
+        300,
+        sigma=(0.15, 10.0),
+        n_node=4,
+        seed=1,
+        holes=False,  # type: ignore[arg-type]
+    )
+    done = refit(tiny.coefficients, cached, sigma=(0.15, 10.0), steps=150, batch=30, lr=3e-3)  # type: ignore[arg-type]
+    assert done.loss_after < done.loss_before - 0.02
+    assert (done.node_weight > 0).all()
+    with pytest.raises(ValueError, match="at least 20 images"):
+        refit(tiny.coefficients, type(cached)(*(item[:10] for item in cached)), sigma=(0.15, 10.0))  # type: ignore[arg-type]
+
+
+def test_holes_leave_a_band() -> None:
+    observed = torch.ones(500, 3, 12, 12, dtype=torch.bool)
+    holes = random_holes(observed, torch.Generator().manual_seed(0), p_pixels=0.5, p_band=0.5)
+    bands = holes.flatten(2).any(2)
+    assert bands.any(1).all()
+    assert 0.1 < 1 - float(bands.float().mean()) < 0.3
+    partly = holes.flatten(2).float().mean(2)
+    assert bool(((partly > 0) & (partly < 1)).any())
+    assert not random_holes(~observed, torch.Generator().manual_seed(0)).any()
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_shipped_configurations_are_read(name: str) -> None:
+    read_config(config_path(name))
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"model": {}}, "unknown table 'model'"),
+        ({"training": {"stepz": 3}}, "unknown key 'stepz'"),
+        ({"training": {"steps": "many"}}, "`steps` must be of the type of 20000"),
+        ({"training": {"steps": 0}}, "`steps` must be at least 1"),
+        ({"training": {"sigma_sample": [3.0, 1.0]}}, "`sigma_sample` must be two rising"),
+        ({"data": {"source": "simulate"}}, "`instrument` must be set"),
+        ({"data": {"source": "npz"}}, "`path` must be set"),
+        (
+            {"data": {"source": "ftp"}},
+            "`source` must be one of 'simulate', 'hdf5', 'folder', 'npz', got 'ftp'",
+        ),
+    ],
+)
+def test_settings_are_checked(changes: dict[str, dict[str, object]], match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        parse_config({"data": {"instrument": "sdss-griz"}} | changes)
+
+
+def test_a_configuration_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="neither a file nor one of"):
+        config_path("nothing")
+    bad = tmp_path / "bad.toml"
+    bad.write_text("steps = = 3")
+    with pytest.raises(ValueError, match="not valid TOML"):
+        read_config(bad)
