@@ -106,9 +106,9 @@ class ArraySource:
     def __init__(
         self,
         image: Tensor,
-        noise: Float[Tensor, "image band"],
-        theta: Float[Tensor, "image theta"],
-        u: Float[Tensor, "image column"],
+        noise: Float[Tensor, "_ band"],
+        theta: Float[Tensor, "_ theta"],
+        u: Float[Tensor, "_ column"],
         *,
         observed: Tensor | None = None,
         augment: bool = True,

@@ -3,6 +3,7 @@
 Reading is here, and nothing else; what is read goes into `generative.data.ArraySource`.
 """
 
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -58,13 +59,13 @@ def read_npz(config: DataConfig, path: Path) -> ArraySource:
     if not path.is_file():
         raise FileNotFoundError(f"`path` names no file: {path}.")
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as content:
             names = list(content.files)
             pictures = [name for name in names if content[name].ndim == 4] if not config.key else [config.key]
             if len(pictures) != 1 or pictures[0] not in names:
                 raise DataError(f"`key` must name one array of four axes in {path}, which holds {names}.")
             array = content[pictures[0]]
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is truncated or not an npz file: {error}") from error

@@ -70,7 +70,9 @@ def _one(stamp: np.ndarray, band: int, pairs: list[tuple[int, int]]) -> list[flo
     inside, outside = r <= r_half, (r > r_half) & (r <= 2 * r_half)
     result = list(structure)
     for i, j in pairs:
-        inner, outer = (_ratio(stamp[i][part].sum(), stamp[j][part].sum()) for part in (inside, outside))
+        inner, outer = (
+            _ratio(float(stamp[i][part].sum()), float(stamp[j][part].sum())) for part in (inside, outside)
+        )
         result += [inner, outer - inner]
     return result
 
@@ -90,7 +92,7 @@ def _statmorph(stamp: np.ndarray) -> tuple[list[float], tuple[float, float]] | N
         warnings.simplefilter("ignore")  # statmorph warns of every stamp that is small for its galaxy
         smooth = gaussian_filter(stamp, 1.0)
         # The noise of white noise after this filter is 0.28.
-        segments = detect_sources(smooth, 1.5 * 0.28, 8)
+        segments = detect_sources(smooth, 2.5 * 0.28, 8)
         if segments is None:
             return None
         middle = segments.data[

@@ -18,7 +18,7 @@ _N_PATCH = 7
 
 
 def sersic_b(n: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """b(n) by the expansion of Ciotti & Bertin (1999, A&A 352, 447, equation 18); to 2e-4 of the light for n >= 0.8."""
+    """b(n) of Ciotti & Bertin (1999, A&A 352, 447, equation 18); to 2e-4 of the light for n >= 0.8."""
     return 2 * n - 1 / 3 + 4 / (405 * n) + 46 / (25515 * n**2) + 131 / (1148175 * n**3)
 
 

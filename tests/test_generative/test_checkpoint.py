@@ -26,7 +26,7 @@ def wrap(network: Separable | Film, instrument: Instrument) -> Model:
     coefficients = network.coefficients if isinstance(network, Separable) else None
     preparation = Preparation((0.1, 0.2), (1.1, 0.9))
     return Model(
-        network, coefficients, preparation, instrument, THETA, (0.03, 30.0), (0.15, 10.0), torch.rand(4) + 0.5,
+        network, coefficients, preparation, instrument, THETA, (0.03, 30.0), (0.15, 10.0), torch.rand(4) + 1,
         {"note": "a test"},
     )  # fmt: skip
 

@@ -20,8 +20,8 @@ TINY = {
     "data": {"source": "simulate", "instrument": "sdss-griz"},
     "network": {"n_basis": 4, "channels": [16, 16], "hidden": 16, "n_feature": 8},
     "training": {
-        "steps": 6, "batch": 8, "levels": 2, "validate_every": 3, "save_every": 2, "n_validate": 8, "n_node": 3,
-        "refit_images": 40, "refit_steps": 30, "warmup": 2,
+        "steps": 6, "batch": 8, "levels": 2, "validate_every": 3, "save_every": 2, "n_validate": 8,
+        "n_node": 3, "refit_images": 40, "refit_steps": 30, "warmup": 2,
     },
 }  # fmt: skip
 
