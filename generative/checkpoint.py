@@ -170,7 +170,7 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         if coefficients is not None:
             coefficients.load_state_dict(_part(tensors, "likelihood."))
             coefficients = coefficients.to(device).eval().requires_grad_(False)
-        preparation = Preparation(**_tuples(header["preparation"]))
+        preparation = read_preparation(header["preparation"])
         instrument = None if header["instrument"] is None else Instrument(**_tuples(header["instrument"]))
         model = Model(
             network.to(device).eval().requires_grad_(False), coefficients, preparation, instrument,
@@ -180,6 +180,11 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit its header: {error}") from error
     return model
+
+
+def read_preparation(values: dict[str, Any]) -> Preparation:
+    """Preparation from a header."""
+    return Preparation(**_tuples(values))
 
 
 def file_hash(path: Path) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from generative.checkpoint import Model, write_atomically
-from generative.conditions import THETA, Observing, observing_columns, theta_columns
+from generative.conditions import THETA, Observing, check_theta, observing_columns, theta_columns
 from generative.config import TrainConfig, parse_config, read_config
 from generative.display import image_grid, strip_figure, to_rgb, write_gif
 from generative.draw import Drawn, draw, theta_rows, usual_conditions
@@ -173,7 +173,6 @@ def _conditions(model: Model, request: SampleRequest) -> tuple[Tensor | None, Ob
             )
         return None, None, []
     theta = theta_rows(request.properties, request.n)
-    u = usual_conditions(model.instrument, request.n, zred=request.zred, snr=request.snr)
     values: list[float] = []
     if request.vary is not None:
         name, low, high = request.vary
@@ -181,6 +180,8 @@ def _conditions(model: Model, request: SampleRequest) -> tuple[Tensor | None, Ob
             raise ValueError(f"`vary` must name one of {', '.join(THETA)}, got {name!r}.")
         values = np.linspace(low, high, request.n).tolist()
         theta[:, THETA.index(name)] = torch.tensor(values)
+    u = usual_conditions(model.instrument, theta, zred=request.zred, snr=request.snr)
+    check_theta(theta, u.zred)
     return theta, u, values
 
 

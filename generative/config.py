@@ -38,6 +38,7 @@ class NetworkOptions:
     attention: bool = False
     hidden: int = 128
     n_feature: int = 64
+    refine: int = 24
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,9 @@ class TrainingOptions:
     save_every: int = 250
     bf16: bool = False
     seed: int = 1
+    start_from: str = ""
+    """Model to start from, to refine it or move it to other images: a file, a run's state, or a shipped name.
+    What the network has and the file has not starts as usual; the preparation of pixels is the file's."""
     refit_images: int = 2000
     """Held-out images of the final refit; 0 for none."""
     refit_steps: int = 600

@@ -8,7 +8,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from generative.checkpoint import Model
-from generative.conditions import THETA, Observing, check_theta, observing_columns, theta_columns
+from generative.conditions import (
+    LOG_AGE_RECENT,
+    THETA,
+    Observing,
+    check_theta,
+    observing_columns,
+    theta_columns,
+)
 from generative.instrument import Instrument
 from generative.sampler import ancestral, denoise_fn, heun, sigma_schedule
 
@@ -40,24 +47,39 @@ def theta_rows(properties: Mapping[str, float], n: int) -> Float[Tensor, "n thet
     return theta
 
 
+TYPICAL = {"logmass": 10.3, "logssfr": -10.3, "logzsol": -0.1, "dust2": 0.3, "gas_logu": -2.5}
+"""What a galaxy's colours are made with where a property is not given; the age follows the sSFR."""
+
+
 def usual_conditions(
-    instrument: Instrument, n: int, *, zred: float | None = None, snr: float | None = None
+    instrument: Instrument,
+    theta: Float[Tensor, "n theta"],
+    *,
+    zred: float | None = None,
+    snr: float | None = None,
 ) -> Observing:
-    """Conditions in the middle of an instrument's ranges.
+    """Conditions in the middle of an instrument's ranges, with the colours of the photometric model.
+
+    An image model knows the shape of each band, not its flux: how bright a galaxy is in one band and another
+    is the photometric model's, for ``theta`` with `TYPICAL` values where it is nan. Loads JAX if the
+    instrument has more than one band.
 
     Parameters
     ----------
+    theta
+        Properties.
     zred
         Redshift; the middle of the range if None.
     snr
         Flux over noise in the deepest band; three quarters up its range if None. Other bands follow the
-        depths for a flat spectrum.
+        depths and the galaxy's colours.
 
     Raises
     ------
     ValueError
-        If a value is not in the range that training covered.
+        If a value is not in the range that training covered, or no history has these properties.
     """
+    n = len(theta)
     z_low, z_high = instrument.zred
     zred = 0.5 * (z_low + z_high) if zred is None else zred
     if not z_low <= zred <= z_high:
@@ -70,8 +92,41 @@ def usual_conditions(
         )
     noise = torch.tensor(instrument.noise)
     fwhm = torch.tensor(instrument.psf_fwhm).mean(dim=1)
-    ratio = noise[instrument.reference_band] / noise
-    return Observing(torch.full((n,), float(zred)), fwhm.expand(n, -1), (snr * ratio).expand(n, -1))
+    band = instrument.reference_band
+    flux = torch.ones(n, instrument.n_band)
+    if instrument.n_band > 1:
+        flux = photometric_flux(instrument, theta, float(zred))
+    ratio = flux / flux[:, band, None] * noise[band] / noise
+    return Observing(torch.full((n,), float(zred)), fwhm.expand(n, -1), snr * ratio)
+
+
+def photometric_flux(
+    instrument: Instrument, theta: Float[Tensor, "n theta"], zred: float
+) -> Float[Tensor, "n band"]:
+    """Maggies of the photometric model, with `TYPICAL` values where ``theta`` is nan.
+
+    Raises
+    ------
+    ValueError
+        If no history has the mass-weighted age asked for.
+    """
+    from generative.simulator.history import mass_in_bins
+    from generative.simulator.stars import Population, band_flux, band_tables
+
+    tables = band_tables(instrument, [zred])
+    full = theta.double().clone()
+    for name, value in TYPICAL.items():
+        i = THETA.index(name)
+        full[:, i] = torch.where(full[:, i].isnan(), value, full[:, i])
+    recent = 10 ** (full[:, 1] + LOG_AGE_RECENT)
+    # Old stars of half the age of the universe, of three quarters where star formation has ended.
+    old = 0.5 + 0.25 * torch.sigmoid((-11.0 - full[:, 1]) / 0.3)
+    usual_age = (1 - recent) * old * float(tables.tmax[0])
+    full[:, 2] = torch.where(full[:, 2].isnan(), usual_age, full[:, 2])
+    index = torch.zeros(len(theta), dtype=torch.long)
+    mass = mass_in_bins(full, tables.agebins[index])
+    stars = Population(mass, full[:, 3], full[:, 4], full[:, 4], full[:, 5])
+    return band_flux(tables, index, stars).float()
 
 
 @torch.no_grad()

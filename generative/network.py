@@ -61,6 +61,8 @@ class NetworkConfig:
     """Numbers per theta that the mixing over noise levels starts from."""
     n_mix: int = 8
     """Functions of the noise level that mix them."""
+    refine: int = 24
+    """Width of the convolutions at full resolution that correct phi_0; 0 for none."""
     sigma: tuple[float, float] = (0.02, 40.0)
     """Noise levels that the embedding resolves."""
 
@@ -104,6 +106,44 @@ def with_missing(values: Float[Tensor, "batch column"]) -> Float[Tensor, "batch 
     return torch.cat([torch.where(known, values, 0.0), known.to(values.dtype)], dim=1)
 
 
+class Refinement(nn.Module):
+    """What the U-Net on blocks cannot do: denoise pixel by pixel, at full resolution. Three convolutions."""
+
+    def __init__(self, config: NetworkConfig, n_extra: int) -> None:
+        super().__init__()
+        width, n_band = config.refine, config.n_band
+        self.config = config
+        self.first = nn.Conv2d(3 * n_band, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        self.last = nn.Conv2d(width, n_band, 3, padding=1)
+        gate = nn.Linear(4 * width, 4 * width)
+        for layer in (self.last, gate):
+            nn.init.zeros_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        n_in = config.n_mix + config.n_u + n_extra
+        self.tune = nn.Sequential(nn.Linear(n_in, 4 * width), nn.SiLU(), gate)
+
+    def forward(
+        self, scaled: Image, observed: Image, image: Image, sigma: Float[Tensor, " batch"], extra: Tensor
+    ) -> Image:
+        """Correction of an image."""
+        waves = level_waves(self.config, sigma)
+        a, b, c, d = self.tune(torch.cat([waves, extra], dim=1))[..., None, None].chunk(4, dim=1)
+        hidden = functional.silu(self.first(torch.cat([scaled, observed, image], dim=1)) * (1 + a) + b)
+        hidden = functional.silu(self.second(hidden) * (1 + c) + d)
+        correction: Tensor = self.last(hidden)
+        return correction
+
+
+def level_waves(config: NetworkConfig, sigma: Float[Tensor, " level"]) -> Float[Tensor, "level mix"]:
+    """Cosines of ln sigma, the first one constant."""
+    low, high = (math.log(value) for value in config.sigma)
+    s = (torch.log(sigma) - low) / (high - low)
+    order = torch.arange(config.n_mix, dtype=s.dtype, device=s.device)
+    return torch.cos(math.pi * order * s[:, None])
+
+
 class Trunk(nn.Module):
     """U-Net over blocks of pixels: its features, and one image made from them."""
 
@@ -144,6 +184,7 @@ class Trunk(nn.Module):
         self.direct = nn.Conv2d(2 * config.n_band * block, config.n_band * block, 1)
         for layer in (self.image, self.direct):
             _start_small(layer)
+        self.refinement = Refinement(config, n_extra) if config.refine > 0 else None
 
     def forward(
         self,
@@ -159,8 +200,13 @@ class Trunk(nn.Module):
         blocks = self.to_blocks(torch.cat([scaled * observed, observed], dim=1))
         with torch.autocast(scaled.device.type, torch.bfloat16, enabled=self.bf16):
             hidden = self.unet(blocks, time, class_labels=self.embed(torch.cat([extra, one], dim=1))).sample
-        hidden = hidden.float()
-        return self.image(hidden) + self.direct(blocks), hidden
+            first = self.image(hidden) + self.direct(blocks)
+            if self.refinement is not None:
+                image = self.to_images(first)
+                first = first + self.to_blocks(
+                    self.refinement(scaled * observed, observed, image, sigma, extra)
+                )
+        return first.float(), hidden.float()
 
     def to_images(
         self, blocks: Float[Tensor, "*batch channel rows columns"]
@@ -205,10 +251,7 @@ class Coefficients(nn.Module):
 
     def mixed(self, sigma: Float[Tensor, " level"]) -> Float[Tensor, "level basis feature"]:
         """A(sigma): cosines of ln sigma mix the features into coefficients."""
-        low, high = (math.log(value) for value in self.config.sigma)
-        s = (torch.log(sigma) - low) / (high - low)
-        order = torch.arange(self.config.n_mix, dtype=s.dtype, device=s.device)
-        waves = torch.cos(math.pi * order * s[:, None])
+        waves = level_waves(self.config, sigma)
         return torch.einsum("lm,mjh->ljh", waves, self.mixing) / math.sqrt(self.config.n_basis)
 
     def forward(

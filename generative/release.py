@@ -14,6 +14,24 @@ def available() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.safetensors")))
 
 
+def model_path(name: str | Path) -> Path:
+    """File of a shipped model by its name, or the path itself.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is neither; the message lists the names.
+    """
+    shipped = _FOLDER / f"{name}.safetensors"
+    path = shipped if shipped.is_file() else Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no model {str(name)!r}: it is neither a file nor one of "
+            f"{', '.join(available()) or '(none shipped)'}."
+        )
+    return path
+
+
 def load(name: str | Path, device: torch.device | str = "cpu") -> Model:
     """Load a shipped model by its name, or any model by its file.
 
@@ -24,13 +42,4 @@ def load(name: str | Path, device: torch.device | str = "cpu") -> Model:
     CheckpointError
         If the file cannot be used.
     """
-    shipped = _FOLDER / f"{name}.safetensors"
-    if shipped.is_file():
-        return load_model(shipped, device)
-    path = Path(name)
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no model {str(name)!r}: it is neither a file nor one of "
-            f"{', '.join(available()) or '(none shipped)'}."
-        )
-    return load_model(path, device)
+    return load_model(model_path(name), device)

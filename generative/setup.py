@@ -5,12 +5,14 @@ from typing import NamedTuple
 
 import torch
 
+from generative.checkpoint import load_tensors, read_preparation
 from generative.conditions import THETA
 from generative.config import TrainConfig
 from generative.data import SimulatedSource, Source
 from generative.datasets import read_folder, read_multimodal_universe, read_npz
 from generative.instrument import Instrument, instrument
 from generative.preparation import Preparation, fit_preparation
+from generative.release import model_path
 
 _FOLDER = Path(__file__).parent / "configs"
 _PREPARATION_SEED = 7
@@ -77,12 +79,20 @@ def set_up(config: TrainConfig, base: Path, device: str = "cpu") -> Setup:
             else read_multimodal_universe(base / data.path, chosen)
         )
         batch = source.held_out(512, generator) if data.source == "simulate" else source.batch(512, generator)
-        return Setup(source, fit_preparation(batch.image, batch.noise), chosen, THETA)
+        preparation = _started(config) or fit_preparation(batch.image, batch.noise)
+        return Setup(source, preparation, chosen, THETA)
     if data.source == "npz":
         source = read_npz(data, base / data.path)
     else:
         source = read_folder(data, base / data.path, base / data.table if data.table else None)
     batch = source.batch(512, generator)
-    return Setup(
-        source, fit_preparation(batch.image, batch.noise, stretch="linear"), None, tuple(data.labels)
-    )
+    preparation = _started(config) or fit_preparation(batch.image, batch.noise, stretch="linear")
+    return Setup(source, preparation, None, tuple(data.labels))
+
+
+def _started(config: TrainConfig) -> Preparation | None:
+    """Preparation of the model that a run starts from: its weights know no other."""
+    if not config.training.start_from:
+        return None
+    _, header = load_tensors(model_path(config.training.start_from))
+    return read_preparation(header["preparation"])

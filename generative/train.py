@@ -7,6 +7,7 @@ killed and resumed gives the weights of one that was not.
 
 import copy
 import csv
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from generative.network import Denoiser, NetworkConfig, Separable, build_network
 from generative.noise import NoiseDensity
 from generative.preparation import Preparation
 from generative.refit import cache_statistics, refit
+from generative.release import model_path
 from generative.statistics import information_gain
 
 STATE_NAME = "state.safetensors"
@@ -72,6 +74,8 @@ class TrainState:
         options = config.training
         torch.manual_seed(options.seed)  # the initial weights
         network = build_network(network_config(config, source))
+        if options.start_from:
+            start_from(network, options.start_from)
         set_bf16(network, options.bf16)
         self.config, self.preparation = config, preparation
         self.losses = Losses(network, contrast=options.contrast, looks=options.looks).to(device)
@@ -98,6 +102,7 @@ class TrainState:
             "step": self.step,
             "seconds": self.seconds,
             "config": self.config.to_dict(),
+            "preparation": dataclasses.asdict(self.preparation),
         }
         save_tensors(path, tensors, header)
 
@@ -138,8 +143,31 @@ def network_config(config: TrainConfig, source: Source) -> NetworkConfig:
     return NetworkConfig(
         n_band=source.n_band, n_pixel=source.n_pixel, n_theta=source.n_theta, n_u=source.n_u,
         kind=o.kind, n_basis=o.n_basis, patch=o.patch, channels=o.channels, layers=o.layers,
-        attention=o.attention, hidden=o.hidden, n_feature=o.n_feature, sigma=sigma,
+        attention=o.attention, hidden=o.hidden, n_feature=o.n_feature, refine=o.refine, sigma=sigma,
     )  # fmt: skip
+
+
+def start_from(network: Denoiser, name: str) -> None:
+    """Take the weights of another run: those of its model, or the averaged ones of its state.
+
+    Raises
+    ------
+    FileNotFoundError, CheckpointError
+        If there is no such model, or it cannot be read.
+    ValueError
+        If it has weights that the network has not, or of other shapes.
+    """
+    tensors, header = load_tensors(model_path(name))
+    weights = _with_prefix(tensors, "network." if header.get("kind") == "model" else "average.")
+    own = network.state_dict()
+    for key, value in weights.items():
+        if key not in own or own[key].shape != value.shape:
+            here = tuple(own[key].shape) if key in own else "nothing"
+            raise ValueError(
+                f"`start_from` {name!r} does not fit the network: {key} has the shape {tuple(value.shape)}, "
+                f"here {here}. Give [network] the sizes of that model."
+            )
+    network.load_state_dict(own | weights)
 
 
 def set_bf16(network: Denoiser, on: bool) -> None:

@@ -43,7 +43,16 @@ def source(small_instrument: Instrument, simulator: Simulator) -> SimulatedSourc
 def tiny_config(**changes: object) -> NetworkConfig:
     """A network that runs in milliseconds."""
     base = NetworkConfig(
-        n_band=2, n_pixel=16, n_theta=6, n_u=7, n_basis=5, patch=4, channels=(16, 16), hidden=16, n_feature=8
+        n_band=2,
+        n_pixel=16,
+        n_theta=6,
+        n_u=7,
+        n_basis=5,
+        patch=4,
+        channels=(16, 16),
+        hidden=16,
+        n_feature=8,
+        refine=8,
     )
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
 
@@ -57,6 +66,8 @@ def tiny() -> Separable:
     with torch.no_grad():
         network.head.weight.mul_(20.0)
         network.trunk.direct.weight.mul_(20.0)
+        assert network.trunk.refinement is not None
+        network.trunk.refinement.last.weight.normal_(std=0.1)
     return network
 
 

@@ -50,7 +50,9 @@ def test_pictures_are_trained_on_drawn_and_evaluated(trained: Path) -> None:
     model = str(trained / "run" / "model.safetensors")
     out = trained / "drawn.png"
     args = ["sample", "-m", model, "-n", "3", "--steps", "3", "--out", str(out)]
-    done = CliRunner().invoke(app, [*args, "--arrays", str(trained / "a.npz"), "--film", str(trained / "f.gif")])
+    done = CliRunner().invoke(
+        app, [*args, "--arrays", str(trained / "a.npz"), "--film", str(trained / "f.gif")]
+    )
     assert done.exit_code == 0, done.output
     with Image.open(out) as picture:
         assert picture.width > 100
@@ -60,7 +62,8 @@ def test_pictures_are_trained_on_drawn_and_evaluated(trained: Path) -> None:
         assert film.n_frames > 10  # type: ignore[attr-defined]
     evaluation = trained / "evaluation"
     done = CliRunner().invoke(
-        app, ["evaluate", model, "-n", "20", "--out", str(evaluation), "--config", str(trained / "config.toml")]
+        app,
+        ["evaluate", model, "-n", "20", "--out", str(evaluation), "--config", str(trained / "config.toml")],
     )
     assert done.exit_code == 0, done.output
     assert "nearest training image" in done.output
@@ -76,7 +79,10 @@ def test_pictures_are_trained_on_drawn_and_evaluated(trained: Path) -> None:
         (["sample", "-m", "MODEL", "--vary", "logmass"], "`--vary` must be NAME=LOW:HIGH"),
         (["train", "CONFIG", "--out", "RUN"], "holds a run"),
         (["train", "nowhere", "--out", "RUN"], "no configuration 'nowhere'"),
-        (["train", "CONFIG", "--out", "RUN", "--resume", "--device", "tpu"], "`device` must be auto, cpu or cuda"),
+        (
+            ["train", "CONFIG", "--out", "RUN", "--resume", "--device", "tpu"],
+            "`device` must be auto, cpu or cuda",
+        ),
     ],
 )
 def test_errors_are_sentences(trained: Path, tmp_path: Path, args: list[str], message: str) -> None:

@@ -15,6 +15,7 @@ from generative.evaluation.compare import distances
 from generative.evaluation.morphology import STATISTICS, Morphologies, measure
 from generative.evaluation.neighbours import memorisation
 from generative.evaluation.report import evaluate
+from generative.instrument import Instrument
 from generative.network import Separable
 from generative.preparation import fit_preparation
 from generative.train import proposal_columns
@@ -93,12 +94,26 @@ def test_the_report_is_whole(model: Model, source: SimulatedSource, tmp_path: Pa
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
+def test_conditions_have_the_colours_of_the_photometric_model(small_instrument: Instrument) -> None:
+    """A quiescent galaxy is redder than a star-forming one: less flux over noise in the first band."""
+    theta = torch.cat([theta_rows({"logssfr": s, "dust2": 0.2}, 1) for s in (-12.5, -9.0)])
+    u = usual_conditions(small_instrument, theta, zred=0.1, snr=2000.0)
+    torch.testing.assert_close(u.snr[:, small_instrument.reference_band], torch.full((2,), 2000.0))
+    ratio = u.snr[:, 0] / u.snr[:, 1]
+    noise = small_instrument.noise
+    colour = -2.5 * torch.log10(ratio * noise[0] / noise[1])  # g - r
+    assert 0.65 < float(colour[0]) < 1.1
+    assert float(colour[1]) < 0.3
+    with pytest.raises(ValueError, match="`mwa` in row 0"):
+        usual_conditions(small_instrument, theta_rows({"logssfr": -8.5, "mwa": 11.0}, 1))
+
+
 def test_drawing_is_repeatable_and_checked(model: Model) -> None:
     assert model.instrument is not None
     theta = theta_rows({"logmass": 10.5}, 3)
     assert theta[:, 0].tolist() == [10.5] * 3
     assert theta[:, 1:].isnan().all()
-    u = usual_conditions(model.instrument, 3)
+    u = usual_conditions(model.instrument, theta)
     first, second = (draw(model, theta, u, seed=4, n_step=3) for _ in range(2))
     torch.testing.assert_close(first.image, second.image, rtol=0, atol=0)
     assert first.image.shape == (3, 2, 16, 16)
@@ -109,6 +124,6 @@ def test_drawing_is_repeatable_and_checked(model: Model) -> None:
     with pytest.raises(ValueError, match="`logmass` in row 0"):
         draw(model, theta_rows({"logmass": 3.0}, 3), u, n_step=3)
     with pytest.raises(ValueError, match="`zred` must be between"):
-        usual_conditions(model.instrument, 1, zred=3.0)
+        usual_conditions(model.instrument, theta, zred=3.0)
     with pytest.raises(ValueError, match="`snr` must be between"):
-        usual_conditions(model.instrument, 1, snr=3.0)
+        usual_conditions(model.instrument, theta, snr=3.0)

@@ -105,6 +105,33 @@ def test_other_settings_are_refused(
         start(other, source, preparation, tmp_path, resume=True)
 
 
+def test_starting_from_another_model(
+    config: TrainConfig, source: SimulatedSource, preparation: Preparation, tmp_path: Path
+) -> None:
+    """The weights are taken; what is new starts as it would; what does not fit is named."""
+    plain = dataclasses.replace(config, network=dataclasses.replace(config.network, refine=0))
+    first = TrainState(plain, source, preparation)
+    list(train_steps(first, source))
+    first.save(tmp_path / STATE_NAME)
+
+    def starting(**network: object) -> TrainState:
+        options = dataclasses.replace(config.training, start_from=str(tmp_path / STATE_NAME))
+        sizes = dataclasses.replace(config.network, **network)  # type: ignore[arg-type]
+        return TrainState(dataclasses.replace(config, training=options, network=sizes), source, preparation)
+
+    second = starting(refine=8)
+    for name, value in first.average.state_dict().items():
+        torch.testing.assert_close(second.network.state_dict()[name], value, rtol=0, atol=0)
+    x, u, theta = torch.randn(2, 2, 16, 16), torch.randn(2, 7), torch.rand(2, 6)
+    mask, sigma = torch.ones_like(x, dtype=torch.bool), torch.ones(2)
+    # The new part is zero at first: the same denoiser.
+    torch.testing.assert_close(
+        second.network.eval()(x, sigma, theta, u, mask), first.average(x, sigma, theta, u, mask)
+    )
+    with pytest.raises(ValueError, match=r"does not fit the network: coefficients.mixing has the shape"):
+        starting(n_basis=3)
+
+
 def test_training_lowers_the_loss(
     config: TrainConfig, source: SimulatedSource, preparation: Preparation
 ) -> None:
