@@ -61,10 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if setup.instrument is None:
         raise SystemExit("an instrument is needed.")
     held = setup.source.held_out(args.n, torch.Generator(device=args.device).manual_seed(99))
-    other = setup.source.held_out(
-        args.n * args.candidates, torch.Generator(device=args.device).manual_seed(98)
-    )
-    candidates = torch.cat([held.theta[:, None], other.theta.view(args.n, args.candidates, -1)], dim=1)
+    proposal = setup.source.proposal(args.n * args.candidates)
+    if proposal is None:
+        raise SystemExit("simulations are needed.")
+    candidates = torch.cat([held.theta[:, None], proposal.view(args.n, args.candidates, -1)], dim=1)
     for name in KINDS:
         config = configuration(args.instrument, args.steps, name)
         out = (

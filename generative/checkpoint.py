@@ -6,7 +6,6 @@ written under a temporary name and renamed.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -169,27 +168,25 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         coefficients = Coefficients(network.config) if isinstance(network, Separable) else None
         if coefficients is not None:
             coefficients.load_state_dict(_part(tensors, "likelihood."))
-            coefficients = coefficients.to(device).eval().requires_grad_(False)
+            coefficients = coefficients.eval().requires_grad_(False)
         preparation = read_preparation(header["preparation"])
         instrument = None if header["instrument"] is None else Instrument(**_tuples(header["instrument"]))
         model = Model(
-            network.to(device).eval().requires_grad_(False), coefficients, preparation, instrument,
+            network.eval().requires_grad_(False), coefficients, preparation, instrument,
             tuple(header["theta_names"]), _pair(header["sigma_sample"]), _pair(header["sigma_likelihood"]),
             tensors["node_weight"].float(), header["provenance"],
         )  # fmt: skip
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit its header: {error}") from error
+    model.network.to(device)
+    if model.coefficients is not None:
+        model.coefficients.to(device)
     return model
 
 
 def read_preparation(values: dict[str, Any]) -> Preparation:
     """Preparation from a header."""
     return Preparation(**_tuples(values))
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

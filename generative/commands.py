@@ -19,10 +19,24 @@ from generative.draw import Drawn, draw, theta_rows, usual_conditions
 from generative.evaluation.report import evaluate
 from generative.release import load
 from generative.sampler import denoise_fn, heun_steps, sigma_schedule
-from generative.setup import config_path, set_up
-from generative.train import STATE_NAME, StepResult, proposal_columns, run
+from generative.setup import config_path, data_folder, set_up
+from generative.train import STATE_NAME, StepResult, run
 
 Progress = Callable[[int, int, str], None]
+
+
+def check_device(device: str) -> None:
+    """Refuse what torch cannot use here.
+
+    Raises
+    ------
+    ValueError
+        If ``device`` is not cpu or cuda, or there is no GPU.
+    """
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"`device` must be cpu or cuda, got {device!r}.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("`device` is cuda, but torch finds no GPU.")
 
 
 class Training:
@@ -61,15 +75,15 @@ class Training:
             raise FileExistsError(
                 f"{out} holds a run: use --resume to go on with it, or choose another --out."
             )
-        if device not in ("auto", "cpu", "cuda"):
-            raise ValueError(f"`device` must be auto, cpu or cuda, got {device!r}.")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("`device` is cuda, but torch finds no GPU.")
-        self._accelerator = Accelerator(cpu=device == "cpu" or not torch.cuda.is_available())
+        if device != "auto":
+            check_device(device)
+        # Precision is the network's own matter: statistics stay in single precision.
+        on_cpu = device == "cpu" or not torch.cuda.is_available()
+        self._accelerator = Accelerator(cpu=on_cpu, mixed_precision="no")
         self.device = str(self._accelerator.device)
         self.is_main = bool(self._accelerator.is_main_process)
         self._out, self._resume, self._name = out, resume, config
-        self._setup = set_up(self.settings, path.parent, self.device)
+        self._setup = set_up(self.settings, data_folder(path), self.device)
 
     def __call__(
         self, minutes: float | None, on_step: Callable[[StepResult], None], on_refit: Progress
@@ -118,6 +132,7 @@ def sample_picture(request: SampleRequest, out: Path, progress: Progress | None 
     OSError
         If the picture cannot be written.
     """
+    check_device(request.device)
     model = load(request.model, request.device)
     theta, u, values = _conditions(model, request)
     if request.method not in ("heun", "ancestral"):
@@ -195,16 +210,18 @@ def evaluate_model(
     FileNotFoundError, ValueError
         If model or data are not there or do not fit together.
     """
+    check_device(device)
     model = load(name, device)
     base = Path()
     if config is not None:
         path = config_path(config)
         settings: TrainConfig = read_config(path)
-        base = path.parent
+        base = data_folder(path)
     elif "config" in model.provenance:
         settings = parse_config(model.provenance["config"])
     else:
         raise ValueError(f"`config` must be given: {name} does not say what it was trained on.")
-    source = set_up(settings, base, device).source
-    proposal = proposal_columns(2048, device) if settings.data.source == "simulate" else None
-    return evaluate(model, source, out, n=n, n_information=n, seed=seed, proposal=proposal, progress=progress)
+    # The data alone are wanted: not the model that the run started from.
+    training = dataclasses.replace(settings.training, start_from="")
+    source = set_up(dataclasses.replace(settings, training=training), base, device).source
+    return evaluate(model, source, out, n=n, n_information=n, seed=seed, progress=progress)

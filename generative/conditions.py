@@ -22,12 +22,13 @@ THETA = ("logmass", "logssfr", "mwa", "logzsol", "dust2", "gas_logu")
 RANGE = {
     "logmass": (8.5, 12.0),
     "logssfr": (-13.0, -8.4),
-    "mwa_fraction": (0.02, 0.90),
+    "mwa_fraction": (0.02, 0.90),  # what becomes (-1, 1); `OLD_AGE_FRACTION` is what is drawn
     "logzsol": (-1.5, 0.3),
     "dust2": (0.0, 2.5),
     "gas_logu": (-4.0, -1.0),
 }
-"""What training covers: a box, broader than the population, so that p(image | theta) is good everywhere."""
+"""What training covers, broader than the population, so that p(image | theta) is good everywhere: a box in
+all but the age, whose range depends on `logssfr`."""
 
 OLD_AGE_FRACTION = (0.10, 0.85)
 """Mean age of the stars older than 100 Myr, over the age of the universe: what training covers."""
@@ -65,7 +66,7 @@ def age_universe_gyr(zred: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
 
 
 def draw_theta(n: int, zred: Float[Tensor, " n"], generator: torch.Generator) -> Float[Tensor, "n theta"]:
-    """Draw `theta` uniformly in the box that training covers.
+    """Draw `theta` uniformly over what training covers.
 
     The mass-weighted age is that of a uniform mean age of the old stars, with the recent ones added.
     """
@@ -148,6 +149,10 @@ def check_theta(theta: Float[Tensor, "batch theta"], zred: Float[Tensor, " batch
         raise ValueError(f"`theta` must have the columns {THETA}: expected (n, 6), got {tuple(theta.shape)}.")
     scaled = theta_columns(theta.double(), zred.double())
     outside = (scaled.abs() > 1 + 1e-6) | torch.isinf(theta)
+    recent = 10 ** (theta[:, 1].double().nan_to_num(-20.0) + LOG_AGE_RECENT)
+    fraction = theta[:, 2].double() / age_universe_gyr(zred.double())
+    old = (fraction - recent * _MEAN_RECENT_GYR / 13.0) / (1 - recent)
+    outside[:, 2] |= (old < OLD_AGE_FRACTION[0] - 1e-3) | (old > OLD_AGE_FRACTION[1] + 1e-3)
     if outside.any():
         row, column = (int(i) for i in outside.nonzero()[0])
         name = THETA[column]
@@ -155,7 +160,9 @@ def check_theta(theta: Float[Tensor, "batch theta"], zred: Float[Tensor, " batch
         unit = ""
         if name == "mwa":
             age = float(age_universe_gyr(zred[row : row + 1].double())[0])
-            low, high, unit = low * age, high * age, f" Gyr at zred = {float(zred[row]):.3g}"
+            part = float(recent[row])
+            low, high = (((1 - part) * f + part * _MEAN_RECENT_GYR / 13.0) * age for f in OLD_AGE_FRACTION)
+            unit = f" Gyr at zred = {float(zred[row]):.3g} and for its `logssfr`"
         raise ValueError(
             f"`{name}` in row {row} must be between {low:.3g} and {high:.3g}{unit} (the range of training), "
             f"got {float(theta[row, column]):.4g}."

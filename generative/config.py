@@ -57,7 +57,8 @@ class TrainingOptions:
     clip: float = 1.0
     """Largest norm of the gradient."""
     contrast: float = 20.0
-    """Weight of the contrastive loss over its weight in nats; 0 for none."""
+    """Weight of the contrastive loss; see `generative.loss.Losses`. 0 for none; none for surveys' images,
+    where properties go with redshift and brightness."""
     looks: float = 0.2
     """Weight of the error at all levels that sampling uses."""
     label_dropout: float = 0.15
@@ -187,8 +188,8 @@ def _check(config: TrainConfig, where: str) -> None:
             f"{where}: `batch` must be at least 2 for the contrastive loss, got {training.batch}."
         )
     for name in ("sigma_likelihood", "sigma_sample"):
-        low, high = getattr(training, name)
-        if not 0 < low < high:
-            raise ValueError(f"{where}: `{name}` must be two rising positive levels, got ({low}, {high}).")
+        pair = getattr(training, name)
+        if len(pair) != 2 or not 0 < pair[0] < pair[1]:
+            raise ValueError(f"{where}: `{name}` must be two rising positive levels, got {pair}.")
     if not 0 <= training.ema < 1:
         raise ValueError(f"{where}: `ema` must be in [0, 1), got {training.ema}.")

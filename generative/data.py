@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from generative.conditions import observing_columns, theta_columns
+from generative.conditions import THETA, draw_theta, n_observing, observing_columns, theta_columns
 from generative.instrument import Instrument
 from generative.simulator.render import Simulator
 
@@ -47,6 +47,21 @@ class Source(Protocol):
         """Draw ``n`` images that `batch` never gives."""
         ...
 
+    def proposal(self, n: int) -> Float[Tensor, "n theta"] | None:
+        """Scaled theta from the distribution of the images', if it is known and independent of `u`."""
+        ...
+
+
+_CHUNK = 256
+"""Stamps that are simulated at a time."""
+
+
+def proposal_columns(n: int, device: torch.device | str, seed: int = 5) -> Float[Tensor, "n theta"]:
+    """Scaled theta drawn as simulations draw it."""
+    zred = torch.full((n,), 0.1)
+    theta = draw_theta(n, zred, torch.Generator().manual_seed(seed))
+    return theta_columns(theta, zred).to(device)
+
 
 class SimulatedSource:
     """Images simulated on the fly. None is ever repeated: all are held out from each other."""
@@ -57,10 +72,14 @@ class SimulatedSource:
         self.instrument = instrument
         self.simulator = Simulator(instrument, device=device) if simulator is None else simulator
         self.n_band, self.n_pixel = instrument.n_band, instrument.n_pixel
-        self.n_theta, self.n_u = 6, 1 + 3 * instrument.n_band
+        self.n_theta, self.n_u = len(THETA), n_observing(instrument)
 
     def batch(self, n: int, generator: torch.Generator) -> Batch:
         """Simulate ``n`` stamps."""
+        parts = [self._some(min(_CHUNK, n - first), generator) for first in range(0, n, _CHUNK)]
+        return Batch(*(torch.cat(items) for items in zip(*parts, strict=True)))
+
+    def _some(self, n: int, generator: torch.Generator) -> Batch:
         s = self.simulator.draw(n, generator)
         return Batch(
             s.image,
@@ -73,6 +92,10 @@ class SimulatedSource:
     def held_out(self, n: int, generator: torch.Generator) -> Batch:
         """Simulate ``n`` stamps."""
         return self.batch(n, generator)
+
+    def proposal(self, n: int) -> Float[Tensor, "n theta"]:
+        """Scaled theta as simulations have it."""
+        return proposal_columns(n, self.simulator.device)
 
 
 class ArraySource:
@@ -144,8 +167,12 @@ class ArraySource:
         return self._draw(self._train, n, generator, self._augment)
 
     def held_out(self, n: int, generator: torch.Generator) -> Batch:
-        """Draw ``n`` held-out images, each as often as any other, as they are."""
-        return self._draw(self._held, n, generator, False)
+        """Draw ``n`` held-out images as they are, or all of them if there are fewer."""
+        return self._draw(self._held, min(n, len(self._held)), generator, False)
+
+    def proposal(self, n: int) -> None:
+        """None: properties of real galaxies go with redshift and brightness."""
+        del n
 
     def _draw(self, rows: Tensor, n: int, generator: torch.Generator, augment: bool) -> Batch:
         device = self._device
@@ -176,6 +203,18 @@ def _turned(image: Tensor, turn: Tensor) -> Tensor:
             part = image[rows].flip(3) if k >= 4 else image[rows]
             out[rows] = torch.rot90(part, k % 4, dims=(2, 3))
     return out
+
+
+def hide_unseen(
+    u: Float[Tensor, "batch column"], observed: Bool[Tensor, "batch band height width"]
+) -> Float[Tensor, "batch column"]:
+    """Conditions with zeros for bands that have no observed pixel, as `observing_columns` has them."""
+    n_band = observed.shape[1]
+    if u.shape[1] != 1 + 3 * n_band:
+        return u
+    seen = observed.flatten(2).any(dim=2)[:, None]
+    bands = torch.where(seen, u[:, 1:].unflatten(1, (3, n_band)), 0.0)
+    return torch.cat([u[:, :1], bands.flatten(1)], dim=1)
 
 
 def random_holes(

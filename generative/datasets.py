@@ -48,7 +48,7 @@ def scaled_labels(
     return torch.as_tensor(out)
 
 
-def read_npz(config: DataConfig, path: Path) -> ArraySource:
+def read_npz(config: DataConfig, path: Path, device: str = "cpu") -> ArraySource:
     """Pictures of an npz file: (image, side, side, band) or (image, band, side, side), integers or floats.
 
     Raises
@@ -69,10 +69,10 @@ def read_npz(config: DataConfig, path: Path) -> ArraySource:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is truncated or not an npz file: {error}") from error
-    return _pictures(array, config, str(path))
+    return _pictures(array, config, str(path), device)
 
 
-def _pictures(array: np.ndarray, config: DataConfig, where: str) -> ArraySource:
+def _pictures(array: np.ndarray, config: DataConfig, where: str, device: str) -> ArraySource:
     if array.ndim != 4:
         raise DataError(f"{where}: images must have four axes, got {array.shape}.")
     if array.shape[-1] in (1, 3, 4) and array.shape[1] == array.shape[2]:
@@ -81,7 +81,9 @@ def _pictures(array: np.ndarray, config: DataConfig, where: str) -> ArraySource:
         raise DataError(f"{where}: images must be square, got {array.shape}.")
     image = _averaged(torch.as_tensor(np.ascontiguousarray(array)), config.n_pixel, where)
     n = len(image)
-    return ArraySource(image, torch.ones(n, image.shape[1]), torch.zeros(n, 0), torch.zeros(n, 0))
+    return ArraySource(
+        image, torch.ones(n, image.shape[1]), torch.zeros(n, 0), torch.zeros(n, 0), device=device
+    )
 
 
 def _averaged(image: Tensor, n_pixel: int, where: str) -> Tensor:
@@ -98,7 +100,7 @@ def _averaged(image: Tensor, n_pixel: int, where: str) -> Tensor:
     return mean.round().to(kind) if not kind.is_floating_point else mean
 
 
-def read_folder(config: DataConfig, path: Path, table: Path | None) -> ArraySource:
+def read_folder(config: DataConfig, path: Path, table: Path | None, device: str = "cpu") -> ArraySource:
     """Pictures of a folder (JPEG, PNG), with labels from a table.
 
     The table's first column is the file's name or stem. A picture without a row, or with
@@ -137,7 +139,7 @@ def read_folder(config: DataConfig, path: Path, table: Path | None) -> ArraySour
         if table is None:
             raise DataError("`table` must be set: `labels` names columns of it.")
         labels = scaled_labels(_table_labels(table, files, list(config.labels)), config.labels, str(table))
-    return ArraySource(image, torch.ones(len(files), 3), labels, torch.zeros(len(files), 0))
+    return ArraySource(image, torch.ones(len(files), 3), labels, torch.zeros(len(files), 0), device=device)
 
 
 def _table_labels(table: Path, files: Sequence[Path], names: list[str]) -> np.ndarray:
@@ -169,7 +171,7 @@ def _table_labels(table: Path, files: Sequence[Path], names: list[str]) -> np.nd
     return out
 
 
-def read_multimodal_universe(path: Path, instrument: Instrument) -> ArraySource:
+def read_multimodal_universe(path: Path, instrument: Instrument, device: str = "cpu") -> ArraySource:
     """Images in the HDF5 layout of the Multimodal Universe (arXiv:2412.02527) for an instrument's bands.
 
     Read are ``image_array`` (image, band, side, side), ``image_band`` (names), ``image_ivar`` and, where
@@ -219,7 +221,17 @@ def read_multimodal_universe(path: Path, instrument: Instrument) -> ArraySource:
     zred = _first_of(content, ("zred", "Z", "z"))
     if zred is None:
         raise DataError(f"{path} has no redshift: `zred`, `Z` or `z`.")
-    u = Observing(zred, _psf_widths(content, order, instrument, n), flux / noise)
+    u = Observing(zred, _psf_widths(content, order, instrument, n), _flux_over_noise(flux, noise, observed))
+    conditions = observing_columns(u, instrument)
+    low, high = instrument.zred
+    bad_rows = ~torch.isfinite(conditions).all(dim=1) | (zred < low) | (zred > high)
+    if bad_rows.any():
+        row = int(bad_rows.nonzero()[0])
+        raise DataError(
+            f"{path}: row {row} must have a redshift between {low} and {high} and the width of the PSF "
+            f"in every band "
+            f"that was observed, got {float(zred[row]):g} and {u.fwhm[row].tolist()}."
+        )
     theta = torch.full((n, len(THETA)), torch.nan)
     for i, name in enumerate(THETA):
         if name in content:
@@ -233,8 +245,14 @@ def read_multimodal_universe(path: Path, instrument: Instrument) -> ArraySource:
             f"{float(theta[row, column]):g}."
         )
     return ArraySource(
-        image, torch.nan_to_num(noise, nan=1.0), columns, observing_columns(u, instrument), observed=observed
+        image, torch.nan_to_num(noise, nan=1.0), columns, conditions, observed=observed, device=device
     )
+
+
+def _flux_over_noise(flux: Tensor, noise: Tensor, observed: Tensor) -> Float[Tensor, "image band"]:
+    """Flux over noise, at least 1 (noise can make a flux negative); zero without observed pixels."""
+    seen = observed.flatten(2).any(dim=2)
+    return torch.where(seen, (flux / noise).clamp(min=1.0), 0.0)
 
 
 def _first_of(content: Mapping[str, np.ndarray], names: Sequence[str]) -> Float[Tensor, " image"] | None:

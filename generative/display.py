@@ -1,14 +1,15 @@
 """Pictures of stamps: colour composites, grids, strips, a film of the denoising."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from generative.checkpoint import write_atomically
 from generative.instrument import Instrument
 
 if TYPE_CHECKING:
@@ -113,13 +114,9 @@ def write_gif(
         )
         for frame in frames
     ]
-    temporary = path.with_suffix(".tmp.gif")
+    content = io.BytesIO()
     pictures[0].save(
-        temporary, save_all=True, append_images=pictures[1:], duration=int(1000 * seconds), loop=0
+        content, "GIF", save_all=True, append_images=pictures[1:], duration=int(1000 * seconds), loop=0
     )
-    temporary.replace(path)
-
-
-def noise_units(image: Tensor, noise: Tensor) -> Tensor:
-    """Images in units of the noise of a pixel, as `to_rgb` takes them."""
-    return torch.as_tensor(image / noise[..., None, None])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, content.getvalue())

@@ -135,7 +135,8 @@ class Losses(nn.Module):
     network
         Denoiser.
     contrast
-        Weight of the contrastive loss relative to its weight in nats in the density of an image; 0 for none.
+        Weight of the contrastive loss relative to a nat in the denoising loss, which is per pixel and unit of
+        ln sigma; 0 for none. Only images whose theta is known take part.
     looks
         Weight of the error of F at the levels that only sampling uses.
     """
@@ -174,7 +175,7 @@ class Losses(nn.Module):
         looks = (per_pixel[-1] * (1 + batch.sigma[-1] ** 2)).mean()
         total = denoise + self.looks * looks
         contrast = torch.full_like(denoise, torch.nan)
-        if logp is not None:
+        if logp is not None and len(logp) > 1:
             contrast = -torch.log_softmax(logp, dim=1).diagonal().mean()
             total = total + self.contrast / float(batch.clean[0].numel()) * contrast
         return LossParts(total, denoise, contrast, looks, main.detach())
@@ -185,16 +186,18 @@ class Losses(nn.Module):
         """Log of p(x_i | theta_j, u_i), up to a constant of image i."""
         if not isinstance(self.network, Separable):
             raise TypeError("the contrastive loss needs a separable network.")
-        n_level, n = batch.sigma.shape
-        pair_u = batch.u[:, None].expand(-1, n, -1).reshape(n * n, -1)
-        pair_theta = batch.theta[None].expand(n, -1, -1).reshape(n * n, -1)
+        n_level, n_all = batch.sigma.shape
+        known = (~batch.theta.isnan().any(dim=1)).nonzero()[:, 0]  # nobody can pick an unknown theta
+        n, u = len(known), batch.u[known]
+        pair_u = u[:, None].expand(-1, n, -1).reshape(n * n, -1)
+        pair_theta = batch.theta[known][None].expand(n, -1, -1).reshape(n * n, -1)
         feature = self.network.coefficients.feature(pair_theta, pair_u).view(n, n, -1)
         logp = torch.zeros(n, n, device=batch.clean.device)
         for k in range(n_level - 1):
-            rows = slice(k * n, (k + 1) * n)
+            rows = known + k * n_all
             c = torch.einsum("njh,nmh->nmj", mixing[rows], feature)
             part = Statistics(*(item[rows] for item in s))
-            logp = logp - batch.weight[k][:, None] * (squared_residual(part, c) - part.square[:, None])
+            logp = logp - batch.weight[k][known][:, None] * (squared_residual(part, c) - part.square[:, None])
         return logp
 
 

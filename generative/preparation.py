@@ -108,18 +108,23 @@ class Preparation:
 def fit_preparation(
     image: Float[Tensor, "batch band height width"],
     noise: Float[Tensor, "batch band"],
+    observed: Bool[Tensor, "batch band height width"],
     *,
     stretch: Literal["asinh", "linear"] = "asinh",
     softening: float = 1.5,
 ) -> Preparation:
-    """Preparation whose result has mean zero and unit variance in each band over these images."""
+    """Preparation whose result has mean zero and unit variance in each band over these images.
+
+    Raises
+    ------
+    ValueError
+        If a band has fewer than two observed pixels, or they are all the same.
+    """
     ones = (1.0,) * image.shape[1]
     plain = Preparation((0.0,) * image.shape[1], ones, stretch, softening)
-    y = plain.forward(image, noise, torch.ones_like(image, dtype=torch.bool)).double()
-    mean, std = y.mean(dim=(0, 2, 3)), y.std(dim=(0, 2, 3))
-    return Preparation(
-        tuple(round(v, 4) for v in mean.tolist()),
-        tuple(round(v, 4) for v in std.tolist()),
-        stretch,
-        softening,
-    )
+    y = plain.forward(image, noise, observed).double()
+    bands = [y[:, b][observed[:, b]] for b in range(y.shape[1])]
+    if any(len(band) < 2 or float(band.std()) == 0 for band in bands):
+        raise ValueError("`image` must have observed pixels that differ in every band.")
+    mean, std = (tuple(round(float(f(band)), 4) for band in bands) for f in (torch.mean, torch.std))
+    return Preparation(mean, std, stretch, softening)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from generative.data import Source, random_holes
+from generative.data import Source, hide_unseen, random_holes
 from generative.network import Coefficients, Separable
 from generative.noise import likelihood_nodes
 from generative.preparation import Preparation
@@ -74,8 +74,9 @@ def cache_statistics(
         batch = source.held_out(min(chunk, n - first), generator)
         observed = random_holes(batch.observed, generator) if holes else batch.observed
         clean = preparation.forward(batch.image, batch.noise, observed)
-        G, b = image_statistics(network, clean, batch.u, observed, nodes, seed=seed + first, n_draw=n_draw)
-        parts.append(CachedStatistics(G, b, batch.theta, batch.u))
+        u = hide_unseen(batch.u, observed)
+        G, b = image_statistics(network, clean, u, observed, nodes, seed=seed + first, n_draw=n_draw)
+        parts.append(CachedStatistics(G, b, batch.theta, u))
         if progress is not None:
             progress(min(first + chunk, n), n, "statistics of held-out images")
     return CachedStatistics(*(torch.cat(items) for items in zip(*parts, strict=True)))

@@ -51,6 +51,11 @@ def config_path(name: str | Path) -> Path:
     )
 
 
+def data_folder(path: Path) -> Path:
+    """Folder that a configuration's relative paths start from: its own, the current one for shipped ones."""
+    return Path() if path.parent == _FOLDER else path.parent
+
+
 def set_up(config: TrainConfig, base: Path, device: str = "cpu") -> Setup:
     """Open a run's data.
 
@@ -76,17 +81,19 @@ def set_up(config: TrainConfig, base: Path, device: str = "cpu") -> Setup:
         source: Source = (
             SimulatedSource(chosen, device=device)
             if data.source == "simulate"
-            else read_multimodal_universe(base / data.path, chosen)
+            else read_multimodal_universe(base / data.path, chosen, device)
         )
         batch = source.held_out(512, generator) if data.source == "simulate" else source.batch(512, generator)
-        preparation = _started(config) or fit_preparation(batch.image, batch.noise)
+        preparation = _started(config) or fit_preparation(batch.image, batch.noise, batch.observed)
         return Setup(source, preparation, chosen, THETA)
     if data.source == "npz":
-        source = read_npz(data, base / data.path)
+        source = read_npz(data, base / data.path, device)
     else:
-        source = read_folder(data, base / data.path, base / data.table if data.table else None)
+        source = read_folder(data, base / data.path, base / data.table if data.table else None, device)
     batch = source.batch(512, generator)
-    preparation = _started(config) or fit_preparation(batch.image, batch.noise, stretch="linear")
+    preparation = _started(config) or fit_preparation(
+        batch.image, batch.noise, batch.observed, stretch="linear"
+    )
     return Setup(source, preparation, None, tuple(data.labels))
 
 

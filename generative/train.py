@@ -17,13 +17,20 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from generative.checkpoint import CheckpointError, Model, load_tensors, save_model, save_tensors
+from generative.checkpoint import (
+    CheckpointError,
+    Model,
+    load_tensors,
+    read_preparation,
+    save_model,
+    save_tensors,
+)
 from generative.config import TrainConfig, TrainingOptions
-from generative.data import Batch, Source, random_holes
+from generative.data import Batch, Source, hide_unseen, random_holes
 from generative.instrument import Instrument
 from generative.loss import Losses, TrainingBatch, sampling_levels
 from generative.network import Denoiser, NetworkConfig, Separable, build_network
-from generative.noise import NoiseDensity
+from generative.noise import NoiseDensity, likelihood_nodes
 from generative.preparation import Preparation
 from generative.refit import cache_statistics, refit
 from generative.release import model_path
@@ -36,6 +43,7 @@ LOG_NAME = "log.csv"
 _COLUMNS = ("step", "seconds", "images_per_s", "total", "denoise", "contrast", "looks", "held_denoise",
             "held_gain", "held_gain_error")  # fmt: skip
 _VALIDATION_SEED = 10**9
+_N_PROPOSAL = 512
 
 
 class StepResult(NamedTuple):
@@ -78,12 +86,18 @@ class TrainState:
             start_from(network, options.start_from)
         set_bf16(network, options.bf16)
         self.config, self.preparation = config, preparation
-        self.losses = Losses(network, contrast=options.contrast, looks=options.looks).to(device)
+        # Where theta goes with the conditions u, the contrastive loss would learn p(theta | u) along with
+        # the image.
+        independent = source.n_u == 0 or source.proposal(1) is not None
+        contrast = options.contrast if independent else 0.0
+        self.losses = Losses(network, contrast=contrast, looks=options.looks).to(device)
         self.average = copy.deepcopy(network).to(device).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.losses.parameters(), lr=options.lr, betas=(0.9, 0.99))
         self.density = NoiseDensity.start(options.sigma_likelihood)
         self.step = 0
         self.seconds = 0.0
+        self.whole = True
+        """False while a step changes the weights."""
 
     @property
     def network(self) -> Denoiser:
@@ -133,6 +147,7 @@ class TrainState:
         state = self.optimizer.state_dict()
         self.optimizer.load_state_dict({"state": adam, "param_groups": state["param_groups"]})
         self.density = self.density._replace(mean=tensors["density.mean"], square=tensors["density.square"])
+        self.preparation = read_preparation(header["preparation"])
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
 
 
@@ -198,7 +213,8 @@ def training_batch(
     dropped = torch.where(gone & (whole | coin), torch.nan, batch.theta)
     sigma, weight = sampling_levels(density, options.sigma_sample, options.levels, n, generator, device)
     eps = torch.randn((len(sigma), *clean.shape), generator=generator, device=device)
-    return TrainingBatch(clean, batch.theta, dropped, batch.u, observed, sigma, weight, eps)
+    u = hide_unseen(batch.u, observed)
+    return TrainingBatch(clean, batch.theta, dropped, u, observed, sigma, weight, eps)
 
 
 def learning_rate(options: TrainingOptions, step: int) -> float:
@@ -228,7 +244,7 @@ def train_steps(
     if accelerator is not None:
         losses, optimizer = accelerator.prepare(losses, optimizer)
     held = None
-    while state.step < options.steps and time.monotonic() < until:
+    while state.step < options.steps and not _time_is_up(until, accelerator, device):
         started = time.monotonic()
         generator = step_generator(options.seed, state.step, process, device)
         batch = training_batch(
@@ -238,12 +254,20 @@ def train_steps(
             group["lr"] = learning_rate(options, state.step)
         optimizer.zero_grad()
         parts = losses(batch)
+        values = [v.item() for v in (parts.total, parts.denoise, parts.contrast, parts.looks)]
         if accelerator is None:
             parts.total.backward()
-            torch.nn.utils.clip_grad_norm_(state.losses.parameters(), options.clip)
+            norm = torch.nn.utils.clip_grad_norm_(state.losses.parameters(), options.clip)
         else:
             accelerator.backward(parts.total)
-            accelerator.clip_grad_norm_(losses.parameters(), options.clip)
+            norm = accelerator.clip_grad_norm_(losses.parameters(), options.clip)
+        if not (math.isfinite(values[0]) and math.isfinite(float(norm))):
+            raise FloatingPointError(
+                f"the loss is {values[0]} and its gradient {float(norm)} in step {state.step + 1}; what "
+                f"was saved "
+                "before is sound. Lower `lr`, or look for pixels that are not finite."
+            )
+        state.whole = False  # an interrupt from here on leaves a state that no run would have
         optimizer.step()
         _update_average(state)
         sigma, per_level = batch.sigma[:-1].flatten(), parts.per_level.flatten()
@@ -251,18 +275,13 @@ def train_steps(
             sigma, per_level = accelerator.gather(sigma), accelerator.gather(per_level)
         state.density = state.density.updated(sigma, per_level)
         state.step += 1
-        values = [v.item() for v in (parts.total, parts.denoise, parts.contrast, parts.looks)]
-        if not math.isfinite(values[0]):
-            raise FloatingPointError(
-                f"the loss is {values[0]} in step {state.step}: lower `lr`, or look for pixels that are "
-                f"not finite."
-            )
+        state.whole = True
         elapsed = time.monotonic() - started
         state.seconds += elapsed
         checks = (math.nan, math.nan, math.nan)
         if state.step % options.validate_every == 0 or state.step == options.steps:
             held = held_batch(source, options, device) if held is None else held
-            checks = validate(state, held)
+            checks = validate(state, held, source.proposal(_N_PROPOSAL))
         n_image = options.batch * (1 if accelerator is None else accelerator.num_processes)
         total, denoise, contrast, looks = values
         yield StepResult(
@@ -284,47 +303,37 @@ def held_batch(source: Source, options: TrainingOptions, device: torch.device | 
 
 
 @torch.no_grad()
-def validate(state: TrainState, held: Batch) -> tuple[float, float, float]:
-    """Denoising loss, information gain and its error on held-out images, with the averaged weights."""
+def validate(state: TrainState, held: Batch, proposal: Tensor | None) -> tuple[float, float, float]:
+    """Denoising loss, information gain and its error on held-out images, with the averaged weights.
+
+    The gain is nan where the distribution of theta is not known (``proposal`` is None).
+    """
     options, network = state.config.training, state.average
     losses = Losses(network, contrast=0.0, looks=0.0)
     generator = step_generator(options.seed + 1, 0, 0, held.image.device)
     plain = NoiseDensity.start(options.sigma_likelihood)
     batch = training_batch(held, state.preparation, plain, options, generator)
     denoise = float(losses(batch).denoise)
-    if not isinstance(network, Separable) or held.theta.shape[1] == 0 or bool(held.theta.isnan().any()):
+    if not isinstance(network, Separable) or proposal is None:
         return denoise, math.nan, math.nan
     cached = cache_statistics(
         network, state.preparation, _Fixed(held), len(held.theta), sigma=options.sigma_likelihood,
         n_node=options.n_node, seed=_VALIDATION_SEED, holes=False, chunk=len(held.theta),
         device=held.image.device,
     )  # fmt: skip
-    gain, _ = gain_on(network, cached, options)
-    return denoise, float(gain.mean()), float(gain.std() / len(gain) ** 0.5)
-
-
-def gain_on(
-    network: Separable, cached: Any, options: TrainingOptions, n_proposal: int = 512
-) -> tuple[Tensor, Tensor]:
-    """Information gain of each image with equal node weights, and ranks; proposals are the box's."""
-    from generative.noise import likelihood_nodes
-
     nodes, width = likelihood_nodes(options.sigma_likelihood, options.n_node)
     nodes = nodes.to(cached.G.device)
-    proposal = proposal_columns(n_proposal, cached.theta.device)
-    return information_gain(
-        network.coefficients, cached.G, cached.b, cached.theta, cached.u, proposal, nodes,
+    gain, _ = information_gain(
+        network.coefficients,
+        cached.G,
+        cached.b,
+        cached.theta,
+        cached.u,
+        proposal,
+        nodes,
         torch.full_like(nodes, width),
-    )  # fmt: skip
-
-
-def proposal_columns(n: int, device: torch.device | str, seed: int = 5) -> Tensor:
-    """Scaled theta drawn from the box that simulations are drawn from."""
-    from generative.conditions import draw_theta, theta_columns
-
-    generator = torch.Generator().manual_seed(seed)
-    zred = torch.full((n,), 0.1)
-    return theta_columns(draw_theta(n, zred, generator), zred).to(device)
+    )
+    return denoise, float(gain.mean()), float(gain.std() / len(gain) ** 0.5)
 
 
 class _Fixed:
@@ -342,6 +351,17 @@ class _Fixed:
     def held_out(self, n: int, generator: torch.Generator) -> Batch:
         del n, generator
         return self._batch
+
+    def proposal(self, n: int) -> None:
+        del n
+
+
+def _time_is_up(until: float, accelerator: Any | None, device: torch.device) -> bool:
+    """Whether the clock shows ``until``; if one process says so, all stop."""
+    late = time.monotonic() >= until
+    if accelerator is None or accelerator.num_processes == 1:
+        return late
+    return bool(accelerator.reduce(torch.tensor(float(late), device=device), "sum") > 0)
 
 
 def run(
@@ -410,7 +430,7 @@ def run(
             if is_main and result.step % options.save_every == 0:
                 state.save(path)
     finally:
-        if is_main and state.step > 0:
+        if is_main and state.step > 0 and state.whole:
             state.save(path)
         if log is not None:
             log.close()
@@ -440,13 +460,11 @@ def finished_model(
         "steps": state.step,
         "seconds": round(state.seconds),
     }
-    if isinstance(network, Separable) and options.refit_images > 0 and theta_names:
+    if isinstance(network, Separable) and options.refit_images >= 20 and source.proposal(1) is not None:
         cached = cache_statistics(
             network, state.preparation, source, options.refit_images, sigma=options.sigma_likelihood,
             n_node=options.n_node, seed=2 * _VALIDATION_SEED + options.seed, device=device, progress=progress,
         )  # fmt: skip
-        known = ~cached.theta.isnan().any(dim=1)
-        cached = type(cached)(*(item[known] for item in cached))
         done = refit(
             network.coefficients, cached, sigma=options.sigma_likelihood, steps=options.refit_steps,
             seed=options.seed, progress=progress,
@@ -493,6 +511,9 @@ def _trim_log(path: Path, step: int) -> None:
         return
     with path.open(newline="") as file:
         rows = list(csv.reader(file))
+    if not rows:
+        path.unlink()
+        return
     kept = [rows[0], *(row for row in rows[1:] if row and int(float(row[0])) <= step)]
     temporary = path.with_suffix(".tmp")
     with temporary.open("w", newline="") as file:

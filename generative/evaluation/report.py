@@ -20,6 +20,8 @@ from generative.evaluation.morphology import measure
 from generative.evaluation.neighbours import memorisation
 from generative.sampler import denoise_fn, heun, sigma_schedule
 
+_N_PROPOSAL = 2048
+
 Progress = Callable[[int, int, str], None]
 
 
@@ -54,7 +56,6 @@ def evaluate(
     n: int = 400,
     n_information: int = 400,
     seed: int = 3,
-    proposal: Tensor | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Compare drawn images with held-out ones, and measure the likelihood.
@@ -75,9 +76,6 @@ def evaluate(
         Held-out simulations for information gain and coverage.
     seed
         Of everything.
-    proposal
-        Scaled theta from the distribution of the held-out ones, for the information gain; None for no such
-        numbers.
 
     Returns
     -------
@@ -98,14 +96,19 @@ def evaluate(
             f"got {shape}."
         )
     out.mkdir(parents=True, exist_ok=True)
-    held = source.held_out(n, _generator(seed, 1))
-    other = source.held_out(n, _generator(seed, 2))
-    train = source.batch(4 * n, _generator(seed, 3))
+    device = next(model.network.parameters()).device
+    held = source.held_out(n, _generator(seed, 1, device))
+    other = source.held_out(n, _generator(seed, 2, device))
+    train = source.batch(4 * n, _generator(seed, 3, device))
     prepared = generate_like(model, held, seed=seed, progress=progress)
-    ones = torch.ones(n, config.n_band)
+    ones = torch.ones(len(held.image), config.n_band)
     generated = model.preparation.inverse(prepared.cpu(), ones)
     reference, real = (_units(batch) for batch in (held, other))
-    bands = model.instrument.bands if model.instrument is not None else ("R", "G", "B")[: config.n_band]
+    bands = (
+        model.instrument.bands
+        if model.instrument is not None
+        else tuple(f"band {i}" for i in range(config.n_band))
+    )
     band = 0 if model.instrument is None else model.instrument.reference_band
     clip = _clip(model)
     sets = [measure(clip(x).numpy(), band, bands, progress) for x in (generated, reference, real)]
@@ -119,7 +122,7 @@ def evaluate(
         model.preparation.forward(train.image, train.noise, train.observed),
     )
     result: dict[str, Any] = {
-        "n": n,
+        "n": len(held.image),
         "fraction_measured": {
             "generated": float(sets[0].measured.mean()),
             "reference": float(sets[1].measured.mean()),
@@ -133,10 +136,16 @@ def evaluate(
             "median_floor_in_bins": _median([d.wasserstein for d in floor if d.where != "all"]),
         },
         "levels": {k: v.tolist() for k, v in losses._asdict().items()},
-        "memorisation": {"generated": memory.generated, "held_out": memory.held_out, "closer": memory.closer},
+        "memorisation": {
+            "generated": memory.generated,
+            "held_out": memory.held_out,
+            "closer": memory.closer,
+            "of": len(train.image),
+        },
     }
+    proposal = source.proposal(_N_PROPOSAL)
     if proposal is not None:
-        batch = source.held_out(n_information, _generator(seed, 4))
+        batch = source.held_out(n_information, _generator(seed, 4, device))
         for name, refitted in (("information", True), ("information_before_refit", False)):
             found_information = information(model, batch, proposal, refitted=refitted)
             result[name] = None if found_information is None else found_information._asdict()
@@ -157,8 +166,8 @@ def _median(values: list[float]) -> float | None:
     return float(np.median(values)) if values else None
 
 
-def _generator(seed: int, stream: int) -> torch.Generator:
-    return torch.Generator().manual_seed(10**8 * stream + seed)
+def _generator(seed: int, stream: int, device: torch.device) -> torch.Generator:
+    return torch.Generator(device=device).manual_seed(10**8 * stream + seed)
 
 
 def _units(batch: Batch) -> Tensor:

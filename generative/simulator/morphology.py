@@ -4,6 +4,9 @@ Everything here is a *nuisance* given `theta` and redshift: it changes the image
 scales each band to the photometric model's flux, never the photometry. The relations are idealised: where a
 paper gives a trend without a formula for our variables, the constants here are ours and say so.
 
+Masses in the relations are those of living stars, about 0.2 dex below `logmass`, the mass formed; that is
+neglected.
+
 Populations, in the order of `POPULATIONS`: bulge, old disc, middle-aged disc, young disc, clumps.
 """
 
@@ -54,7 +57,7 @@ class Morphology(NamedTuple):
     neighbour_flux: Float[Tensor, "batch neighbour"]
     """Relative to the galaxy's; zero for none."""
     neighbour_colour: Float[Tensor, "batch neighbour"]
-    """dex per e-fold of wavelength, relative to the galaxy's colour."""
+    """dex from the first to the last band, relative to the galaxy's colour."""
     neighbour_centre: Float[Tensor, "batch neighbour 2"]
     neighbour_radius: Float[Tensor, "batch neighbour"]
     neighbour_n: Float[Tensor, "batch neighbour"]
@@ -131,9 +134,9 @@ def draw_morphology(
     late = late_type_radius(logmass, zred) * 10 ** (0.16 * normal())
     early = early_type_radius(logmass, zred) * 10 ** (0.12 * normal())
     disc_radius = late ** (1 - 0.5 * quiet) * early ** (0.5 * quiet)
-    # Bulges of discs are a fifth of their disc's size (Courteau et al. 1996, ApJ 457, L73: r_e / h = 0.22
-    # with large scatter, h = r_disc / 1.68); with growing share of the light the bulge is the early type
-    # itself.
+    # Bulges of discs have r_e / h = 0.22 with large scatter, h = r_disc / 1.68 (MacArthur et al. 2003, ApJ
+    # 582, 689); ours are 1.5 times larger, to be resolved. With growing share of the light the bulge is the
+    # early type itself.
     small = 0.2 * disc_radius * 10 ** (0.15 * normal())
     bulge_radius = small ** (1 - bulge_fraction) * early**bulge_fraction
     # n from 1-2 in small, late bulges to 4 and more in massive ones: Fisher & Drory 2008 (AJ 136, 773),
@@ -149,8 +152,8 @@ def draw_morphology(
     bulge_q = torch.sqrt(cos_i**2 + flattening**2 * (1 - cos_i**2))
 
     # Arms weaken with falling sSFR (Yu et al. 2021, ApJ 917, 88) and open at low mass: pitch angles of 10
-    # to 30 degrees (Yu & Ho 2019, ApJ 871, 194). Mostly two arms, more of them at low mass (Hart et al.
-    # 2016).
+    # to 30 degrees (Yu & Ho 2019, ApJ 871, 194). Mostly two arms; more of them at low
+    # mass is ours.
     arm_strength = (
         0.9 * (1 - quiet) * torch.sigmoid(1.5 * (logssfr + 10.6)) * (0.4 + 0.6 * uniform())
     ).clamp(max=0.9)
@@ -198,7 +201,7 @@ def draw_morphology(
         arm_number=arm_number,
         arm_cot_pitch=1 / torch.tan(pitch),
         arm_phase=2 * math.pi * uniform(),
-        # Lopsidedness of discs: amplitudes of 0 to 0.3 (Zaritsky & Rix 1997, ApJ 477, 118).
+        # Lopsidedness of discs (Zaritsky & Rix 1997, ApJ 477, 118), weaker than theirs.
         lopsided=(0.1 * normal().abs()).clamp(max=0.5),
         lopsided_phase=2 * math.pi * uniform(),
         clump_centre=centre[:, None] + clump_centre,

@@ -82,9 +82,9 @@ class Simulator:
         self._margin = margin
         self._step = step
         self._xy = grid((instrument.n_pixel + 2 * margin) * instrument.oversample, step, self.device)
-        # log of wavelength relative to the bands' mean, for the colours of neighbours
+        # An even ramp over the bands, for the colours of neighbours.
         centre = torch.linspace(-0.5, 0.5, instrument.n_band, device=self.device)
-        self._log_wave = centre if instrument.n_band > 1 else torch.zeros(1, device=self.device)
+        self._ramp = centre if instrument.n_band > 1 else torch.zeros(1, device=self.device)
 
     def draw(self, n: int, generator: torch.Generator) -> Simulated:
         """Draw ``n`` stamps with properties and conditions from the proposal that training uses."""
@@ -237,7 +237,7 @@ class Simulator:
         """Optical depth in front of each population over its mean.
 
         The dust is an exponential disc, thinner than the stars and 1.4 times as long (Xilouris et al. 1999,
-        A&A 344, 868). In front of a bulge lies half of the disc's dust, less on the far side and more on the
+        A&A 344, 868). In front of a bulge lies 0.6 of the disc's dust, less on the far side and more on the
         near side of an inclined disc.
         """
         length = _DUST_LENGTH * shape.disc_radius / 1.678
@@ -259,7 +259,7 @@ class Simulator:
             r_eff=shape.neighbour_radius.reshape(-1), n=shape.neighbour_n.reshape(-1),
             q=shape.neighbour_q.reshape(-1),
         )  # fmt: skip
-        colour = 10 ** (shape.neighbour_colour[..., None] * self._log_wave)
+        colour = 10 ** (shape.neighbour_colour[..., None] * self._ramp)
         weight = shape.neighbour_flux[..., None] * colour
         return torch.einsum("nkb,nkyx->nbyx", weight, flat.reshape(n, k, *flat.shape[1:]))
 

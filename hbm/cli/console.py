@@ -40,7 +40,7 @@ def plain_errors() -> Iterator[None]:
         warnings.showwarning = _warning_printer(console)
         try:
             yield
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError, ImportError, FloatingPointError) as error:
             console.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
             raise typer.Exit(1) from error
 

@@ -59,7 +59,8 @@ def _show(result: dict[str, Any], out: Path) -> None:
             )
     memory = result["memorisation"]
     console.print(
-        f"nearest training image: {memory['generated']:.2f} from drawn, {memory['held_out']:.2f} from "
+        f"nearest of {memory['of']} training images: {memory['generated']:.2f} from drawn, "
+        f"{memory['held_out']:.2f} from "
         f"held-out ones; "
         f"{memory['closer']:.1%} of the drawn ones are nearer than 99 % of the held-out ones"
     )

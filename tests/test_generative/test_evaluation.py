@@ -18,7 +18,6 @@ from generative.evaluation.report import evaluate
 from generative.instrument import Instrument
 from generative.network import Separable
 from generative.preparation import fit_preparation
-from generative.train import proposal_columns
 
 
 def stamps(r_eff: float, n: int = 6) -> np.ndarray:
@@ -74,7 +73,7 @@ def test_memorised_images_are_found() -> None:
 @pytest.fixture
 def model(tiny: Separable, source: SimulatedSource) -> Model:
     batch = source.batch(64, torch.Generator().manual_seed(0))
-    preparation = fit_preparation(batch.image, batch.noise)
+    preparation = fit_preparation(batch.image, batch.noise, batch.observed)
     tiny.eval().requires_grad_(False)
     return Model(
         tiny, tiny.coefficients, preparation, source.instrument, THETA, (0.05, 20.0), (0.15, 10.0),
@@ -83,7 +82,7 @@ def model(tiny: Separable, source: SimulatedSource) -> Model:
 
 
 def test_the_report_is_whole(model: Model, source: SimulatedSource, tmp_path: Path) -> None:
-    result = evaluate(model, source, tmp_path, n=24, n_information=16, proposal=proposal_columns(64, "cpu"))
+    result = evaluate(model, source, tmp_path, n=24, n_information=16)
     stored = json.loads((tmp_path / "evaluation.json").read_text())
     assert stored["n"] == 24
     assert set(stored["information"]["cover_68"]) == set(THETA)
@@ -118,7 +117,7 @@ def test_drawing_is_repeatable_and_checked(model: Model) -> None:
     torch.testing.assert_close(first.image, second.image, rtol=0, atol=0)
     assert first.image.shape == (3, 2, 16, 16)
     alike = draw(model, theta, u, seed=4, n_step=3, same_noise=True)
-    torch.testing.assert_close(alike.image[0], alike.image[2])
+    torch.testing.assert_close(alike.image[0], alike.image[2], rtol=1e-3, atol=1e-3)
     with pytest.raises(ValueError, match="`properties` must be among"):
         theta_rows({"mass": 3.0}, 1)
     with pytest.raises(ValueError, match="`logmass` in row 0"):

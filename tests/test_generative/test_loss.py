@@ -85,6 +85,27 @@ def test_a_batch_of_missing_labels_still_trains(tiny: Separable) -> None:
     assert all(torch.isfinite(g).all() for g in grads)
 
 
+def test_images_of_unknown_theta_take_no_part_in_the_contrast(tiny: Separable) -> None:
+    clean, theta, u, observed = random_inputs(5)
+    sigma, weight, eps = torch.ones(3, 5), torch.ones(3, 5), torch.randn(3, *clean.shape)
+    partly = theta.clone()
+    partly[[1, 3], 2] = torch.nan
+    losses = Losses(tiny, contrast=1.0, looks=0.1)
+    found = losses(TrainingBatch(clean, partly, partly, u, observed, sigma, weight, eps)).contrast
+    keep = [0, 2, 4]
+    alone = TrainingBatch(
+        clean[keep],
+        theta[keep],
+        theta[keep],
+        u[keep],
+        observed[keep],
+        sigma[:, keep],
+        weight[:, keep],
+        eps[:, keep],
+    )
+    torch.testing.assert_close(found, losses(alone).contrast, rtol=1e-4, atol=1e-4)
+
+
 def test_film_has_the_denoising_loss_alone(tiny_film: Film) -> None:
     clean, theta, u, observed = random_inputs(3)
     batch = TrainingBatch(

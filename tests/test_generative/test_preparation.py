@@ -77,8 +77,16 @@ def test_what_was_not_observed_is_zero_and_harmless(preparation: Preparation) ->
 
 def test_fit_standardises() -> None:
     image, noise = stamps(50)
-    fitted = fit_preparation(image, noise)
-    pixels = fitted.forward(image, noise, torch.ones_like(image, dtype=torch.bool))
+    seen = torch.ones_like(image, dtype=torch.bool)
+    fitted = fit_preparation(image, noise, seen)
+    pixels = fitted.forward(image, noise, seen)
+    broken = torch.where(
+        torch.rand(image.shape, generator=torch.Generator().manual_seed(1)) < 0.1, torch.nan, image
+    )
+    partly = fit_preparation(broken, noise, ~broken.isnan())
+    assert abs(partly.std[0] / fitted.std[0] - 1) < 0.05
+    with pytest.raises(ValueError, match="observed pixels that differ"):
+        fit_preparation(image, noise, ~seen)
     torch.testing.assert_close(pixels.mean(dim=(0, 2, 3)), torch.zeros(2), rtol=0, atol=1e-3)
     torch.testing.assert_close(pixels.std(dim=(0, 2, 3)), torch.ones(2), rtol=0, atol=1e-3)
 

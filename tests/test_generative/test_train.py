@@ -10,7 +10,7 @@ import torch
 from generative.checkpoint import load_model, load_tensors
 from generative.conditions import THETA
 from generative.config import TrainConfig, parse_config, read_config
-from generative.data import Batch, SimulatedSource, random_holes
+from generative.data import Batch, SimulatedSource, hide_unseen, random_holes
 from generative.preparation import Preparation, fit_preparation
 from generative.refit import cache_statistics, refit
 from generative.setup import config_path, shipped_configs
@@ -34,7 +34,7 @@ def config() -> TrainConfig:
 @pytest.fixture(scope="module")
 def preparation(source: SimulatedSource) -> Preparation:
     batch = source.batch(64, torch.Generator().manual_seed(0))
-    return fit_preparation(batch.image, batch.noise)
+    return fit_preparation(batch.image, batch.noise, batch.observed)
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:
@@ -49,7 +49,7 @@ def start(
         source,
         preparation,
         out,
-        instrument=source.instrument,
+        instrument=getattr(source, "instrument", None),
         theta_names=THETA,
         **options,  # type: ignore[arg-type]
     )
@@ -147,6 +147,9 @@ def test_training_lowers_the_loss(
 
         held_out = batch
 
+        def proposal(self, n: int) -> torch.Tensor:
+            return source.proposal(n)
+
     options = dataclasses.replace(
         config.training,
         steps=120,
@@ -195,6 +198,38 @@ def test_holes_leave_a_band() -> None:
     partly = holes.flatten(2).float().mean(2)
     assert bool(((partly > 0) & (partly < 1)).any())
     assert not random_holes(~observed, torch.Generator().manual_seed(0)).any()
+
+
+def test_a_band_that_training_hides_has_no_conditions(source: SimulatedSource) -> None:
+    """As for a band that was never observed: else its flag would mean nothing."""
+    batch = source.batch(4, torch.Generator().manual_seed(0))
+    observed = batch.observed.clone()
+    observed[1, 0] = False
+    observed[2, 1, :3] = False
+    u = hide_unseen(batch.u, observed)
+    torch.testing.assert_close(u[[0, 2, 3]], batch.u[[0, 2, 3]])
+    assert u[1, [1, 3, 5]].tolist() == [0, 0, 0]
+    torch.testing.assert_close(u[1, [0, 2, 4, 6]], batch.u[1, [0, 2, 4, 6]])
+
+
+def test_a_step_that_is_not_finite_spoils_nothing(
+    config: TrainConfig, source: SimulatedSource, preparation: Preparation, tmp_path: Path
+) -> None:
+    class Broken:
+        n_band, n_pixel, n_theta, n_u = 2, 16, 6, 7
+        held_out, proposal = source.held_out, source.proposal
+        calls = 0
+
+        def batch(self, n: int, generator: torch.Generator) -> Batch:
+            self.calls += 1
+            good = source.batch(n, generator)
+            return good if self.calls < 3 else good._replace(noise=torch.zeros_like(good.noise))
+
+    with pytest.raises(FloatingPointError, match="what was saved before is sound"):
+        start(config, Broken(), preparation, tmp_path)  # type: ignore[arg-type]
+    tensors, header = load_tensors(tmp_path / STATE_NAME)
+    assert header["step"] == 2
+    assert all(torch.isfinite(value).all() for value in tensors.values())
 
 
 @pytest.mark.parametrize("name", shipped_configs())
