@@ -6,6 +6,7 @@ Writes results/generative_quality.json, and the figures of each model to results
 """
 
 import argparse
+import json
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -48,7 +49,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             if info:
                 cover = ", ".join(f"{p} {c:.2f}" for p, c in info["cover_68"].items())
                 print(f"{key}: {info['gain']:.3f} +- {info['error']:.3f} nats; 68 % covers {cover}")
+        found["settings"] = {"n": args.n, "seed": args.seed}
         result[name] = found
+    stored = RESULTS / "generative_quality.json"
+    if stored.is_file():  # models that were not asked for keep their results
+        result = json.loads(stored.read_text())["result"] | result
     write_result("generative_quality", args.device, {"n": args.n, "seed": args.seed}, result)
 
 
