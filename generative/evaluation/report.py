@@ -18,6 +18,7 @@ from generative.evaluation.figures import distance_figure, loss_figure, morpholo
 from generative.evaluation.losses import information, level_losses
 from generative.evaluation.morphology import measure
 from generative.evaluation.neighbours import memorisation
+from generative.instrument import Instrument
 from generative.sampler import denoise_fn, heun, sigma_schedule
 
 _N_PROPOSAL = 2048
@@ -151,8 +152,12 @@ def evaluate(
             result[name] = None if found_information is None else found_information._asdict()
     write_atomically(out / "evaluation.json", (json.dumps(result, indent=1) + "\n").encode())
     figures: dict[str, Figure] = {
-        "generated": image_grid(to_rgb(generated[:48], model.instrument)),
-        "reference": image_grid(to_rgb(reference[:48], model.instrument)),
+        "generated": image_grid(
+            to_rgb(_balanced(generated, held.u, model.instrument)[:48], model.instrument)
+        ),
+        "reference": image_grid(
+            to_rgb(_balanced(reference, held.u, model.instrument)[:48], model.instrument)
+        ),
         "morphology": morphology_figure(sets[0], sets[1], "held out"),
         "distances": distance_figure(found),
         "losses": loss_figure(losses),
@@ -173,6 +178,18 @@ def _generator(seed: int, stream: int, device: torch.device) -> torch.Generator:
 def _units(batch: Batch) -> Tensor:
     """Images in units of the noise of a pixel."""
     return (batch.image / batch.noise[..., None, None]).cpu()
+
+
+def _balanced(image: Tensor, u: Tensor, instrument: Instrument | None) -> Tensor:
+    """Images whose bands have the same flux: simulations draw depths independently of colours."""
+    if instrument is None:
+        return image
+    n = instrument.n_band
+    low, high = instrument.snr_log10
+    snr = 10 ** (0.5 * ((high - low) * u[:, 1 + n : 1 + 2 * n].cpu() + high + low))
+    flux = snr * torch.tensor(instrument.noise)
+    band = instrument.reference_band
+    return image * (flux[:, band, None] / flux)[..., None, None]
 
 
 def _clip(model: Model) -> Callable[[Tensor], Tensor]:
