@@ -16,10 +16,12 @@ from generative.checkpoint import (
     save_tensors,
     write_atomically,
 )
-from generative.conditions import THETA
+from generative.conditions import THETA, Observing
+from generative.draw import draw, theta_rows
 from generative.instrument import Instrument
 from generative.network import Film, Separable
 from generative.preparation import Preparation
+from generative.release import available, model_path
 
 
 def wrap(network: Separable | Film, instrument: Instrument) -> Model:
@@ -98,6 +100,30 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["m.bin"]
+
+
+@pytest.mark.parametrize("name", ["sdss-griz", "hst-f814w"])
+def test_shipped_models_draw(name: str) -> None:
+    assert name in available()
+    assert model_path(name).stat().st_size < 16e6
+    model = generative.load(name)
+    assert model.instrument is not None
+    assert model.instrument.name == name
+    assert model.coefficients is not None
+    assert (model.node_weight > 0).all()
+    low, _ = model.instrument.zred
+    u = Observing(
+        torch.full((2,), low),
+        torch.tensor(model.instrument.psf_fwhm).mean(1).expand(2, -1),
+        torch.full((2, model.instrument.n_band), 1000.0),
+    )
+    image = draw(model, theta_rows({"logmass": 10.5}, 2), u, n_step=4).image
+    assert image.shape == (2, model.instrument.n_band, model.instrument.n_pixel, model.instrument.n_pixel)
+    assert torch.isfinite(image).all()
+    # The galaxy is in the middle.
+    side = model.instrument.n_pixel
+    middle = image[:, 0, side // 4 : -side // 4, side // 4 : -side // 4]
+    assert float(middle.mean()) > float(image[:, 0].mean())
 
 
 def test_unknown_names_are_listed() -> None:
