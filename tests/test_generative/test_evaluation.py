@@ -82,9 +82,9 @@ def model(tiny: Separable, source: SimulatedSource) -> Model:
 
 
 def test_the_report_is_whole(model: Model, source: SimulatedSource, tmp_path: Path) -> None:
-    result = evaluate(model, source, tmp_path, n=24, n_information=16)
+    result = evaluate(model, source, tmp_path, n=20, n_information=16)
     stored = json.loads((tmp_path / "evaluation.json").read_text())
-    assert stored["n"] == 24
+    assert stored["n"] == 20
     assert set(stored["information"]["cover_68"]) == set(THETA)
     assert len(stored["levels"]["sigma"]) == 12
     # With untrained weights and refitted ones the same, the two agree.
