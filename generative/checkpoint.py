@@ -120,8 +120,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if header.get("version") != VERSION:
         raise CheckpointError(
             f"{path} is of version {header.get('version')}, this program reads version {VERSION}. Use "
-            f"the release "
-            "that wrote it, or train again."
+            "the release that wrote it, or train again."
         )
     return tensors, header
 

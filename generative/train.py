@@ -264,8 +264,7 @@ def train_steps(
         if not (math.isfinite(values[0]) and math.isfinite(float(norm))):
             raise FloatingPointError(
                 f"the loss is {values[0]} and its gradient {float(norm)} in step {state.step + 1}; what "
-                f"was saved "
-                "before is sound. Lower `lr`, or look for pixels that are not finite."
+                "was saved before is sound. Lower `lr`, or look for pixels that are not finite."
             )
         state.whole = False  # an interrupt from here on leaves a state that no run would have
         optimizer.step()

@@ -45,7 +45,7 @@ def test_import_loads_nothing_forbidden(package: str, tmp_path: Path) -> None:
     assert loaded_after(IMPORT_TOP.format(package=package), FORBIDDEN[package], tmp_path) == []
 
 
-@pytest.mark.parametrize("package", ["sed", "hbm"])
+@pytest.mark.parametrize("package", ["sed", "hbm", "generative"])
 def test_every_module_loads_nothing_forbidden(package: str, tmp_path: Path) -> None:
     assert loaded_after(IMPORT_ALL.format(package=package), FORBIDDEN[package], tmp_path) == []
 

@@ -28,12 +28,16 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+_IMAGE_MODULES = ("torch", "accelerate", "diffusers", "safetensors", "statmorph", "photutils", "tensorboard")
+
+
 @contextmanager
 def plain_errors() -> Iterator[None]:
     """Turn errors a user can mend into one paragraph and exit code 1, warnings into one line each.
 
-    Caught are ValueError (with CatalogError), FileNotFoundError, FileExistsError, other OSError, and
-    ImportError, which names the extra to install. Anything else is a mistake of ours: its traceback stays.
+    Caught are ValueError (with CatalogError), FileNotFoundError, FileExistsError, other OSError, a training
+    that is no longer finite, and ImportError, which names the extra to install. Anything else is a mistake
+    of ours: its traceback stays.
     """
     console = stderr()
     with warnings.catch_warnings():
@@ -41,7 +45,10 @@ def plain_errors() -> Iterator[None]:
         try:
             yield
         except (ValueError, OSError, ImportError, FloatingPointError) as error:
-            console.print(f"[bold red]Error:[/] {escape(str(error))}", soft_wrap=True)
+            text = str(error)
+            if isinstance(error, ModuleNotFoundError) and error.name in _IMAGE_MODULES:
+                text = f'{error.name} is not installed: pip install "galaxy-hbm[torch]" for image models.'
+            console.print(f"[bold red]Error:[/] {escape(text)}", soft_wrap=True)
             raise typer.Exit(1) from error
 
 

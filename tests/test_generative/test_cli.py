@@ -1,5 +1,7 @@
 """`hbm train`, `hbm sample` and `hbm evaluate` from the outside."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +100,13 @@ def test_errors_are_sentences(trained: Path, tmp_path: Path, args: list[str], me
     assert done.exit_code == 1
     assert message in " ".join(done.output.split())
     assert not (tmp_path / "x.png").exists()
+
+
+def test_without_torch_the_extra_is_named() -> None:
+    code = "import sys; sys.modules['torch'] = None; from hbm.cli import app; app(['sample'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'torch is not installed: pip install "galaxy-hbm[torch]"' in done.stderr
 
 
 def test_ranges() -> None:
