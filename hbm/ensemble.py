@@ -19,6 +19,9 @@ _KERNELS = {"aies": AIES, "ess": ESS}
 _WARMUP = 3
 """Ensembles need this many times the warm-up of NUTS."""
 
+_LONGER = 3
+"""A longer run has this many times the steps."""
+
 
 class EnsembleSampler:
     """Affine-invariant ensemble (``aies``) or ensemble slice sampling (``ess``).
@@ -32,9 +35,13 @@ class EnsembleSampler:
         self.posterior = build_posterior(config, example)
 
     def run(
-        self, data: GalaxyData, key: Array, progress: Progress | None = None, *, factor: int = 1
+        self, data: GalaxyData, key: Array, progress: Progress | None = None, *, longer: bool = False
     ) -> Draws:
-        """Sample stacked galaxies; arguments as for `hbm.sampler.NutsSampler.run`."""
+        """Sample stacked galaxies; arguments as for `hbm.sampler.NutsSampler.run`.
+
+        ``longer`` means three times the steps.
+        """
+        factor = _LONGER if longer else 1
         n_galaxy = int(np.shape(data.flux)[0])
         runs = []
         for index in range(n_galaxy):

@@ -3,27 +3,28 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from hbm.catalog import Catalog, check_flux_scale
 from hbm.config import ModelConfig
 from hbm.convergence import Convergence, ConvergenceRule, diagnose_batch
 from hbm.ensemble import EnsembleSampler
-from hbm.galaxies import DataBuilder, galaxy_axes, stack_galaxies
+from hbm.galaxies import DataBuilder, galaxy_axes, stack_galaxies, take_galaxy
 from hbm.model import GalaxyData, derived_quantities
 from hbm.results import FitResult, ObservedBands, make_provenance, make_result, result_path, save_result
-from hbm.sampler import Draws, NutsSampler, SamplerConfig
+from hbm.sampler import Chains, Draws, NutsSampler, SamplerConfig
 from sed.io import load_grid
 from sed.ssp import SSPGrid
 
 Progress = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, what is being done)."""
 
-_RERUN_FACTOR = 3
-"""A galaxy that has not converged is run again with this many times the draws."""
+_RHAT_APART = 1.1
+"""Chains with an R-hat above have found different places; longer ones would only sit there longer."""
 
 
 def fit(
@@ -39,12 +40,13 @@ def fit(
     progress: Progress | None = None,
     batch_size: int = 64,
     rule: ConvergenceRule | None = None,
-    max_rerun: int = 1,
+    max_rerun: int = 3,
 ) -> list[FitResult]:
     """Posterior of every galaxy of a catalogue.
 
-    Galaxies are sampled side by side in batches. Convergence is judged for each; one that fails is run
-    again with three times the draws and, if it fails again, kept with a flag that says so.
+    Galaxies are sampled side by side in batches. Convergence is judged for each. Chains that have drawn too
+    little go on for as long again; those that found different places, or whose pilot did not arrive, are
+    started anew with a longer pilot. A galaxy that fails to the end is kept with a flag that says so.
 
     Parameters
     ----------
@@ -72,7 +74,7 @@ def fit(
     rule
         When chains count as converged.
     max_rerun
-        How often a galaxy that fails is run again.
+        How often a galaxy that fails goes on or is started anew.
 
     Returns
     -------
@@ -143,6 +145,30 @@ def _batches(catalog: Catalog, batch_size: int) -> list[list[int]]:
     return batches
 
 
+class _Sampled(NamedTuple):
+    """What there is of one galaxy; arrays keep an axis of one galaxy."""
+
+    draws: Draws
+    derived: dict[str, np.ndarray]
+    verdict: Convergence
+
+    def can_go_on(self) -> bool:
+        """Whether more draws of the same chains would help."""
+        bad = {"nonfinite", "constant", "pilot", "divergences"} & set(self.verdict.flag.split(","))
+        return not bad and self.draws.chains is not None and self.verdict.rhat_max < _RHAT_APART
+
+
+def _padded(n: int) -> int:
+    return 1 << (n - 1).bit_length()
+
+
+def _stacked_chains(parts: Sequence[Draws], n: int) -> Chains:
+    """Where the chains of some galaxies stand, the last one repeated until there are ``n``."""
+    last = [parts[min(i, len(parts) - 1)].chains for i in range(n)]
+    chains: Chains = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *last)
+    return chains
+
+
 class _Run:
     """State of one call of `fit`."""
 
@@ -170,43 +196,65 @@ class _Run:
         self._derived = jax.jit(self._derive)
 
     def batch(self, members: Sequence[int], max_rerun: int) -> dict[int, FitResult]:
-        """Fit some galaxies together; those that do not converge again."""
+        """Fit some galaxies together; those that do not converge go on, or start anew."""
         galaxies = []
         for done, index in enumerate(members):
             self._tell(done, len(members), "compiling photometry")
             galaxies.append(self.builder(self.catalog, index))
-        results: dict[int, FitResult] = {}
-        left, factor = list(range(len(members))), 1
-        for attempt in range(max_rerun + 1):
-            chosen = [galaxies[i] for i in left]
-            failed = []
-            sampled = self._sample(chosen, [members[i] for i in left], attempt, factor)
-            for i, result in zip(left, sampled, strict=True):
-                results[members[i]] = result
-                if not result.convergence.converged:
-                    failed.append(i)
-            left, factor = failed, factor * _RERUN_FACTOR
-            if not left:
-                break
-        return results
-
-    def _sample(
-        self, galaxies: list[GalaxyData], members: list[int], attempt: int, factor: int
-    ) -> list[FitResult]:
-        n_real = len(galaxies)
-        if attempt > 0:  # a power of two, so that reruns share compiled programs
-            galaxies = galaxies + [galaxies[-1]] * (2 ** int(np.ceil(np.log2(n_real))) - n_real)
-        data = stack_galaxies(galaxies)
         sampler = self._sampler_for(galaxies[0])
-        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(self.seed), members[0]), attempt)
-        text = "sampling" if attempt == 0 else f"sampling {n_real} again, longer"
-        draws = sampler.run(data, key, lambda done, total: self._tell(done, total, text), factor=factor)
+        base = jax.random.fold_in(jax.random.key(self.seed), members[0])
+        sampled: dict[int, _Sampled] = {}
+        afresh, onward = list(range(len(members))), list[int]()
+        for attempt in range(max_rerun + 1):
+            key = jax.random.fold_in(base, attempt)
+            if afresh:
+                text = "sampling" if attempt == 0 else f"sampling {len(afresh)} anew, longer pilot"
+                data = self._stacked([galaxies[i] for i in afresh], pad=attempt > 0)
+                tell = self._teller(text)
+                draws = sampler.run(data, key, tell, longer=attempt > 0)
+                sampled |= self._judged(afresh, draws, data, {})
+            if onward and isinstance(sampler, NutsSampler):
+                data = self._stacked([galaxies[i] for i in onward], pad=True)
+                chains = _stacked_chains([sampled[i].draws for i in onward], _padded(len(onward)))
+                tell = self._teller(f"{len(onward)} going on")
+                draws = sampler.extend(data, chains, jax.random.fold_in(key, 1), tell)
+                sampled |= self._judged(onward, draws, data, sampled)
+            failed = [i for i in afresh + onward if not sampled[i].verdict.converged]
+            onward = [i for i in failed if sampled[i].can_go_on()]
+            afresh = [i for i in failed if i not in onward]
+            if not failed:
+                break
+        return {members[i]: self._result(members[i], one, galaxies[i]) for i, one in sampled.items()}
+
+    def _stacked(self, galaxies: list[GalaxyData], *, pad: bool) -> GalaxyData:
+        """Data side by side; padded to a power of two, so that parts of batches share compiled programs."""
+        n = len(galaxies)
+        return stack_galaxies(galaxies + [galaxies[-1]] * (_padded(n) - n if pad else 0))
+
+    def _judged(
+        self, rows: list[int], draws: Draws, data: GalaxyData, earlier: dict[int, "_Sampled"]
+    ) -> dict[int, "_Sampled"]:
+        """Draws of each galaxy, after its earlier ones, with the verdict on them."""
         derived = {name: np.asarray(value) for name, value in self._derived(draws.sites, data).items()}
-        judged = {name: draws.sites[name][:n_real] for name in sampler.posterior.sampled}
-        verdicts = diagnose_batch(
-            judged, draws.diverging[:n_real].sum(axis=(1, 2)), self.rule, draws.pilot_beta[:n_real]
-        )
-        return [self._result(i, members[i], draws, derived, verdicts[i], galaxies[i]) for i in range(n_real)]
+        parts = []
+        for k, row in enumerate(rows):
+            mine, mine_derived = draws.of(k), {name: value[k : k + 1] for name, value in derived.items()}
+            if row in earlier:
+                before = earlier[row]
+                mine = before.draws.followed_by(mine)
+                mine_derived = {
+                    name: np.concatenate([before.derived[name], value], axis=2)
+                    for name, value in mine_derived.items()
+                }
+            parts.append((mine, mine_derived))
+        result = {}
+        names = self._sampler_for(take_galaxy(data, 0)).posterior.sampled
+        for row, (mine, mine_derived) in zip(rows, parts, strict=True):
+            judged = {name: mine.sites[name] for name in names}
+            n_divergent = mine.diverging.sum(axis=(1, 2))
+            verdict = diagnose_batch(judged, n_divergent, self.rule, mine.pilot_beta)[0]
+            result[row] = _Sampled(mine, mine_derived, verdict)
+        return result
 
     def _sampler_for(self, example: GalaxyData) -> NutsSampler | EnsembleSampler:
         is_free = example.zgrid is not None
@@ -224,33 +272,25 @@ class _Run:
         by_draw = jax.vmap(jax.vmap(one, in_axes=(0, None)), in_axes=(0, None))
         return jax.vmap(by_draw, in_axes=(0, galaxy_axes(data)))(sites, data)
 
-    def _result(
-        self,
-        row: int,
-        index: int,
-        draws: Draws,
-        derived: dict[str, np.ndarray],
-        verdict: Convergence,
-        galaxy: GalaxyData,
-    ) -> FitResult:
-        catalog = self.catalog
-        sites = {name: value[row] for name, value in draws.sites.items()}
+    def _result(self, index: int, one: "_Sampled", galaxy: GalaxyData) -> FitResult:
+        catalog, draws = self.catalog, one.draws
+        sites = {name: value[0] for name, value in draws.sites.items()}
         kernel = {}
         if self.method == "nuts":
             kernel = {
-                "acceptance_rate": draws.accept[row],
-                "n_steps": draws.n_step[row],
-                "n_jumps": draws.n_jump[row],
+                "acceptance_rate": draws.accept[0],
+                "n_steps": draws.n_step[0],
+                "n_jumps": draws.n_jump[0],
             }
-        quantities = {name: value[row] for name, value in derived.items() if name != "flux"}
+        quantities = {name: value[0] for name, value in one.derived.items() if name != "flux"}
         return make_result(
             catalog.id[index],
             float(catalog.zred[index]),
             posterior={**sites, **quantities},
-            sample_stats={"diverging": draws.diverging[row], "lp": -draws.potential[row], **kernel},
-            flux=np.asarray(derived["flux"][row], np.float64),
+            sample_stats={"diverging": draws.diverging[0], "lp": -draws.potential[0], **kernel},
+            flux=np.asarray(one.derived["flux"][0], np.float64),
             bands=self._bands(index, sites),
-            convergence=verdict,
+            convergence=one.verdict,
             provenance=self.provenance,
             agebins=self._agebins(galaxy),
         )
@@ -277,6 +317,9 @@ class _Run:
             return None
         bins = np.asarray(bins, np.float64)
         return bins if bins.ndim == 2 else bins[len(bins) // 2]
+
+    def _teller(self, text: str) -> Callable[[int, int], None]:
+        return lambda done, total: self._tell(done, total, text)
 
     def _tell(self, done: int, total: int, text: str) -> None:
         if self.progress is not None:

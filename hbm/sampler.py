@@ -52,6 +52,15 @@ class SamplerConfig(NamedTuple):
     """Gaussians in the pilot's mixture."""
 
 
+class Chains(NamedTuple):
+    """Where chains stand, so that they can go on; leaves have a leading galaxy axis."""
+
+    state: Any
+    """State of NumPyro's kernel."""
+    proposal: Mixture
+    """Of the jumps; it does not change any more."""
+
+
 class Draws(NamedTuple):
     """Raw output of the sampler."""
 
@@ -69,6 +78,25 @@ class Draws(NamedTuple):
     """Accepted jumps; (galaxy, chain, draw)."""
     pilot_beta: np.ndarray
     """Inverse temperature at which the pilot ended, 1 if it reached the posterior; (galaxy,)."""
+    chains: Chains | None = None
+    """Where the chains stand; None if they cannot go on."""
+
+    def of(self, row: int) -> "Draws":
+        """Those of one galaxy."""
+        return Draws(*jax.tree.map(lambda leaf: leaf[row : row + 1], tuple(self)))
+
+    def followed_by(self, more: "Draws") -> "Draws":
+        """Together with later draws of the same chains."""
+
+        def joined(old: Any, new: Any) -> Any:
+            return jax.tree.map(lambda a, b: np.concatenate([a, b], axis=2), old, new)
+
+        return Draws(
+            joined(self.sites, more.sites), joined(self.potential, more.potential),
+            joined(self.diverging, more.diverging), joined(self.accept, more.accept),
+            joined(self.n_step, more.n_step), joined(self.n_jump, more.n_jump),
+            self.pilot_beta, more.chains,
+        )  # fmt: skip
 
 
 class NutsSampler:
@@ -112,7 +140,7 @@ class NutsSampler:
         self._constrain_all = jax.jit(self._constrain_galaxies)
 
     def run(
-        self, data: GalaxyData, key: Array, progress: Progress | None = None, *, factor: int = 1
+        self, data: GalaxyData, key: Array, progress: Progress | None = None, *, longer: bool = False
     ) -> Draws:
         """Sample the posteriors of galaxies stacked by `hbm.galaxies.stack_galaxies`.
 
@@ -124,14 +152,13 @@ class NutsSampler:
             Source of randomness.
         progress
             Told how many steps are done.
-        factor
-            Multiplies the number of draws.
+        longer
+            Twice the rounds of the pilot, for galaxies where it or the chains failed before.
         """
         setting = self.sampler
-        key_pilot, key_run, key_jump = jax.random.split(key, 3)
-        n_round = setting.n_round * (1 if factor == 1 else _LONGER_PILOT)
-        n_step = setting.n_warmup + factor * setting.n_draw
-        total = n_round + n_step
+        key_pilot, key_run, key_jump, key_refit = jax.random.split(key, 4)
+        n_round = setting.n_round * (_LONGER_PILOT if longer else 1)
+        total = n_round + setting.n_warmup + setting.n_draw
 
         def tell(done: int) -> None:
             if progress is not None:
@@ -142,25 +169,62 @@ class NutsSampler:
         proposal = pilot.proposal
         n_galaxy = pilot.start.shape[0]
         state = self._initial_state(pilot, jax.random.split(key_run, (n_galaxy, setting.n_chain)))
+        learnt: list[Any] = []
+        for first in range(0, setting.n_warmup // _PIECE * _PIECE, _PIECE):
+            jumps = self._jumps(proposal, data, jax.random.fold_in(key_jump, first))
+            state, output = self._advance(state, data, proposal, jumps)
+            learnt.append(jax.device_get(output[0]))
+            tell(n_round + first + _PIECE)
+        if learnt:  # the last change before draws are kept
+            seen = jnp.moveaxis(jnp.asarray(np.concatenate(learnt)), 0, 2)
+            seen = seen.reshape(n_galaxy, -1, seen.shape[-1])
+            proposal = self._refit(explored, seen, jax.random.split(key_refit, n_galaxy))
+        n_skip = setting.n_warmup % _PIECE
+        done = n_round + setting.n_warmup - n_skip
+        draws = self._draw(
+            data, Chains(state, proposal), jax.random.fold_in(key_jump, 1), n_skip, lambda n: tell(done + n)
+        )
+        return draws._replace(pilot_beta=np.asarray(pilot.beta))
+
+    def extend(self, data: GalaxyData, chains: Chains, key: Array, progress: Progress | None = None) -> Draws:
+        """As many draws again from chains that stand where `run` or `extend` left them.
+
+        Parameters
+        ----------
+        data
+            The galaxies, in the order of the chains.
+        chains
+            Where they stand.
+        key, progress
+            As for `run`.
+        """
+        total = self.sampler.n_draw
+
+        def tell(done: int) -> None:
+            if progress is not None:
+                progress(done, total)
+
+        return self._draw(jax.device_put(data), chains, key, 0, tell)
+
+    def _draw(
+        self, data: GalaxyData, chains: Chains, key: Array, n_skip: int, tell: Callable[[int], None]
+    ) -> Draws:
+        """Go on from chains, keep the draws after the first ones."""
+        state, proposal = chains
+        n_step = n_skip + self.sampler.n_draw
         kept: list[Any] = []
-        n_learn = setting.n_warmup // _PIECE * _PIECE
         for first in range(0, n_step, _PIECE):
-            key_piece, key_refit = jax.random.split(jax.random.fold_in(key_jump, first))
-            if first == n_learn > 0:  # the last change before draws are kept
-                seen = jnp.moveaxis(jnp.asarray(np.concatenate([part[0] for part in kept])), 0, 2)
-                seen = seen.reshape(n_galaxy, -1, seen.shape[-1])
-                proposal = self._refit(explored, seen, jax.random.split(key_refit, n_galaxy))
-            jumps = self._jumps(proposal, data, key_piece)
+            jumps = self._jumps(proposal, data, jax.random.fold_in(key, first))
             state, output = self._advance(state, data, proposal, jumps)
             kept.append(jax.device_get(output))
-            tell(n_round + min(first + _PIECE, n_step))
-        last = slice(setting.n_warmup, n_step)
+            tell(min(first + _PIECE, n_step))
         vectors, potential, diverging, accept, n_leap, n_jump = (
-            np.moveaxis(np.concatenate(parts)[last], 0, 2) for parts in zip(*kept, strict=True)
+            np.moveaxis(np.concatenate(parts)[n_skip:n_step], 0, 2) for parts in zip(*kept, strict=True)
         )
         sites = self._constrain_all(jnp.asarray(vectors), data)
         values = {name: np.asarray(value) for name, value in sites.items()}
-        return Draws(values, potential, diverging, accept, n_leap, n_jump, np.asarray(pilot.beta))
+        beta = np.ones(len(potential))
+        return Draws(values, potential, diverging, accept, n_leap, n_jump, beta, Chains(state, proposal))
 
     def _run_pilot(
         self, data: GalaxyData, key: Array, n_round: int, tell: Callable[[int], None]
@@ -321,4 +385,4 @@ _PIECE = 50
 """Steps between two reports of progress."""
 
 _LONGER_PILOT = 2
-"""The pilot of a galaxy that is sampled again has this many times the rounds."""
+"""A longer pilot has this many times the rounds."""

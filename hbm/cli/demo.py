@@ -76,7 +76,7 @@ def demo(
                 outdir=outdir,
                 overwrite=True,
                 progress=progress,
-                max_rerun=0 if quick else 1,
+                max_rerun=0 if quick else 3,
             )[0]
         table = write_table(galaxy.catalog.to_table(), outdir / "catalog.ecsv", overwrite=True)
         path = result_path(outdir, name)

@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
+import hbm.fitting
 from hbm.catalog import Catalog
 from hbm.config import ModelConfig
 from hbm.fitting import config_of, fit
 from hbm.galaxies import DataBuilder
 from hbm.results import load_result, result_path, summary_table
-from hbm.sampler import SamplerConfig
+from hbm.sampler import NutsSampler, SamplerConfig
 from sed.parameters import BinnedSFH, SEDParams
 
 FILTERS = ("sdss_u0", "sdss_g0", "sdss_r0", "sdss_i0", "sdss_z0", "twomass_J", "twomass_Ks")
@@ -59,18 +60,27 @@ def catalog(grid):
 @pytest.fixture(scope="module")
 def fitted(catalog, grid, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fits")
-    told = []
-    results = fit(
-        catalog,
-        config=CONFIG,
-        sampler=SHORT,
-        grid=grid,
-        seed=3,
-        outdir=folder,
-        max_rerun=0,
-        progress=lambda done, total, text: told.append((done, total, text)),
-    )
-    return folder, results, told
+    told, stood = [], []
+    extend = NutsSampler.extend
+
+    def spy(self, data, chains, key, progress):
+        stood.append(np.asarray(chains.state.potential_energy))
+        return extend(self, data, chains, key, progress)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(NutsSampler, "extend", spy)
+        patch.setattr(hbm.fitting._Sampled, "can_go_on", lambda _: True)
+        results = fit(
+            catalog,
+            config=CONFIG,
+            sampler=SHORT,
+            grid=grid,
+            seed=3,
+            outdir=folder,
+            max_rerun=1,
+            progress=lambda done, total, text: told.append((done, total, text)),
+        )
+    return folder, results, told, stood
 
 
 def test_truth_is_within_the_posterior(fitted):
@@ -97,7 +107,7 @@ def test_derived_quantities_belong_to_the_parameters(fitted):
 
 
 def test_results_are_on_disk_and_reload(fitted):
-    folder, results, _ = fitted
+    folder, results, *_ = fitted
     loaded = load_result(result_path(folder, "two"))
     assert loaded.galaxy_id == "two"
     assert config_of(loaded) == CONFIG
@@ -112,7 +122,18 @@ def test_short_chains_are_not_called_converged(fitted):
 
 def test_progress_is_told_to_the_end(fitted):
     total = SHORT.n_round + SHORT.n_warmup + SHORT.n_draw
-    assert fitted[2][-1][:2] == (total, total)
+    assert (total, total, "sampling") in fitted[2]
+    assert fitted[2][-1] == (SHORT.n_draw, SHORT.n_draw, "2 going on")
+
+
+def test_chains_go_on_from_where_they_stand(fitted):
+    _, results, _, (stood,) = fitted
+    for row, result in enumerate(results):
+        lp = result.idata.sample_stats["lp"].values
+        assert lp.shape == (SHORT.n_chain, 2 * SHORT.n_draw)
+        np.testing.assert_allclose(-lp[:, SHORT.n_draw - 1], stood[row], rtol=1e-6)
+        assert result.draws("logmass").size == 2 * SHORT.n_draw * SHORT.n_chain
+        assert len(result.predicted_flux()) == 2 * SHORT.n_draw * SHORT.n_chain
 
 
 def test_existing_results_are_not_replaced(fitted, catalog, grid):
