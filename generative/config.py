@@ -153,7 +153,7 @@ def _section(kind: type[Any], values: dict[str, Any], where: str) -> Any:
         elif isinstance(expected, tuple) and isinstance(value, list):
             converted = tuple(value)
         elif isinstance(expected, dict) and isinstance(value, dict):
-            converted = {name: tuple(pair) for name, pair in value.items()}
+            converted = {name: _pair(pair, f"{where}: `{key}.{name}`") for name, pair in value.items()}
         if type(converted) is not type(expected):
             raise ValueError(f"{where}: `{key}` must be of the type of {expected!r}, got {value!r}.")
         choices = get_args(get_type_hints(kind)[key])
@@ -162,6 +162,17 @@ def _section(kind: type[Any], values: dict[str, Any], where: str) -> Any:
             raise ValueError(f"{where}: `{key}` must be one of {names}, got {value!r}.")
         result[key] = converted
     return kind(**result)
+
+
+def _pair(value: Any, where: str) -> tuple[float, float]:
+    """Two numbers."""
+    if (
+        not isinstance(value, list | tuple)
+        or len(value) != 2
+        or not all(isinstance(v, int | float) for v in value)
+    ):
+        raise ValueError(f"{where} must be two numbers, got {value!r}.")
+    return float(value[0]), float(value[1])
 
 
 def _check(config: TrainConfig, where: str) -> None:

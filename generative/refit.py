@@ -40,9 +40,9 @@ class Refitted(NamedTuple):
     node_weight: Float[Tensor, " node"]
     """Relative to equal weights."""
     loss_before: float
-    """Contrastive loss on the part held out, nats, before."""
+    """Contrastive loss on images that the refit did not use, nats, before."""
     loss_after: float
-    """And after."""
+    """And after; not above `loss_before`."""
 
 
 def cache_statistics(
@@ -93,16 +93,19 @@ def refit(
     seed: int = 0,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Refitted:
-    """Refit on cached statistics; the state of least loss on a tenth held out is kept.
+    """Refit on cached statistics.
+
+    A tenth of the images chooses the step to stop at; another tenth, which nothing was fitted to or chosen
+    by, decides whether the result is better than what was there. If not, nothing is changed.
 
     Raises
     ------
     ValueError
-        If there are fewer than 20 images.
+        If there are fewer than 40 images.
     """
     n = len(cached.theta)
-    if n < 20:
-        raise ValueError(f"`cached` must hold at least 20 images, got {n}.")
+    if n < 40:
+        raise ValueError(f"`cached` must hold at least 40 images, got {n}.")
     device = cached.G.device
     nodes, width = likelihood_nodes(sigma, cached.b.shape[1])
     nodes = nodes.to(device)
@@ -110,7 +113,8 @@ def refit(
     raw = torch.full((len(nodes),), _ONE, device=device, requires_grad=True)
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(n, generator=generator)
-    held, train = order[: max(n // 10, 10)].to(device), order[max(n // 10, 10) :].to(device)
+    n_held = max(n // 10, 10)
+    held, test, train = (part.to(device) for part in order.tensor_split([n_held, 2 * n_held]))
     optimizer = torch.optim.AdamW([*net.parameters(), raw], lr=lr, weight_decay=1e-2)
 
     def loss_of(rows: Tensor) -> Tensor:
@@ -120,12 +124,13 @@ def refit(
         return -torch.log_softmax(logp, dim=1).diagonal().mean()
 
     @torch.no_grad()
-    def held_loss() -> float:
-        groups = [rows for rows in held.split(batch) if len(rows) == min(batch, len(held))]
+    def mean_loss(images: Tensor) -> float:
+        groups = [rows for rows in images.split(batch) if len(rows) == min(batch, len(images))]
         return float(torch.stack([loss_of(rows) for rows in groups]).mean())
 
-    before = best = held_loss()
-    kept = (copy.deepcopy(net.state_dict()), raw.detach().clone())
+    before, best = mean_loss(test), mean_loss(held)
+    first = best
+    start = kept = (copy.deepcopy(net.state_dict()), raw.detach().clone())
     for step in range(steps):
         for group in optimizer.param_groups:
             group["lr"] = lr * max(0.02, 0.5 * (1 + math.cos(math.pi * step / steps)))
@@ -136,11 +141,17 @@ def refit(
         torch.nn.utils.clip_grad_norm_([*net.parameters(), raw], 5.0)
         optimizer.step()
         if (step + 1) % 25 == 0 or step + 1 == steps:
-            now = held_loss()
+            now = mean_loss(held)
             if now < best:
                 best, kept = now, (copy.deepcopy(net.state_dict()), raw.detach().clone())
             if progress is not None:
-                progress(step + 1, steps, f"refit: {best:.3f} nats (before {before:.3f})")
-    net.load_state_dict(kept[0])
+                progress(step + 1, steps, f"refit: {best:.3f} nats (before {first:.3f})")
+    with torch.no_grad():
+        net.load_state_dict(kept[0])
+        raw.copy_(kept[1])
+    after = mean_loss(test)
+    if after > before:
+        kept, after = start, before
+        net.load_state_dict(kept[0])
     node_weight = functional.softplus(kept[1]).cpu()
-    return Refitted(net.eval().requires_grad_(False), node_weight, before, best)
+    return Refitted(net.eval().requires_grad_(False), node_weight, before, after)

@@ -86,10 +86,7 @@ class TrainState:
             start_from(network, options.start_from)
         set_bf16(network, options.bf16)
         self.config, self.preparation = config, preparation
-        # Where theta goes with the conditions u, the contrastive loss would learn p(theta | u) along with
-        # the image.
-        independent = source.n_u == 0 or source.proposal(1) is not None
-        contrast = options.contrast if independent else 0.0
+        contrast = options.contrast if contrast_is_sound(source) else 0.0
         self.losses = Losses(network, contrast=contrast, looks=options.looks).to(device)
         self.average = copy.deepcopy(network).to(device).eval().requires_grad_(False)
         self.optimizer = torch.optim.Adam(self.losses.parameters(), lr=options.lr, betas=(0.9, 0.99))
@@ -151,15 +148,29 @@ class TrainState:
         self.step, self.seconds = int(header["step"]), float(header["seconds"])
 
 
+def contrast_is_sound(source: Source) -> bool:
+    """Whether the contrastive loss may be used.
+
+    Where theta goes with the conditions u, it would learn p(theta | u) along with the image.
+    """
+    return source.n_u == 0 or source.proposal(1) is not None
+
+
 def network_config(config: TrainConfig, source: Source) -> NetworkConfig:
     """Network of a run: its options, with the sizes of the data."""
     o, t = config.network, config.training
-    sigma = (min(t.sigma_sample[0], t.sigma_likelihood[0]), max(t.sigma_sample[1], t.sigma_likelihood[1]))
+    sigma = noise_range(dataclasses.asdict(t))
     return NetworkConfig(
         n_band=source.n_band, n_pixel=source.n_pixel, n_theta=source.n_theta, n_u=source.n_u,
         kind=o.kind, n_basis=o.n_basis, patch=o.patch, channels=o.channels, layers=o.layers,
         attention=o.attention, hidden=o.hidden, n_feature=o.n_feature, refine=o.refine, sigma=sigma,
     )  # fmt: skip
+
+
+def noise_range(training: dict[str, Any]) -> tuple[float, float]:
+    """Noise levels that sampling or the likelihood use, from the settings of a training."""
+    sample, likelihood = training["sigma_sample"], training["sigma_likelihood"]
+    return min(sample[0], likelihood[0]), max(sample[1], likelihood[1])
 
 
 def start_from(network: Denoiser, name: str) -> None:
@@ -170,9 +181,18 @@ def start_from(network: Denoiser, name: str) -> None:
     FileNotFoundError, CheckpointError
         If there is no such model, or it cannot be read.
     ValueError
-        If it has weights that the network has not, or of other shapes.
+        If it has weights that the network has not, or of other shapes, or was made for other noise levels.
     """
     tensors, header = load_tensors(model_path(name))
+    if header.get("kind") == "model":
+        before = tuple(header["network"]["sigma"])
+    else:
+        before = noise_range(header["config"]["training"])
+    if before != network.config.sigma:
+        raise ValueError(
+            f"`start_from` {name!r} does not fit the network: it resolves noise levels {before}, here "
+            f"{network.config.sigma}. Give [training] its `sigma_sample` and `sigma_likelihood`."
+        )
     weights = _with_prefix(tensors, "network." if header.get("kind") == "model" else "average.")
     own = network.state_dict()
     for key, value in weights.items():
@@ -342,6 +362,7 @@ class _Fixed:
         self._batch = batch
         self.n_band, self.n_pixel = batch.image.shape[1], batch.image.shape[2]
         self.n_theta, self.n_u = batch.theta.shape[1], batch.u.shape[1]
+        self.n_train: int | None = len(batch.image)
 
     def batch(self, n: int, generator: torch.Generator) -> Batch:
         del n, generator
@@ -459,7 +480,7 @@ def finished_model(
         "steps": state.step,
         "seconds": round(state.seconds),
     }
-    if isinstance(network, Separable) and options.refit_images >= 20 and source.proposal(1) is not None:
+    if isinstance(network, Separable) and options.refit_images >= 40 and source.proposal(1) is not None:
         cached = cache_statistics(
             network, state.preparation, source, options.refit_images, sigma=options.sigma_likelihood,
             n_node=options.n_node, seed=2 * _VALIDATION_SEED + options.seed, device=device, progress=progress,

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,9 @@ from generative.checkpoint import load_model, load_tensors
 from generative.conditions import THETA
 from generative.config import TrainConfig, parse_config, read_config
 from generative.data import Batch, SimulatedSource, hide_unseen, random_holes
+from generative.network import Coefficients, NetworkConfig, Separable
 from generative.preparation import Preparation, fit_preparation
-from generative.refit import cache_statistics, refit
+from generative.refit import CachedStatistics, cache_statistics, refit
 from generative.setup import config_path, shipped_configs
 from generative.train import LOG_NAME, STATE_NAME, TrainState, run, train_steps
 
@@ -130,6 +132,11 @@ def test_starting_from_another_model(
     )
     with pytest.raises(ValueError, match=r"does not fit the network: coefficients.mixing has the shape"):
         starting(n_basis=3)
+    options = dataclasses.replace(
+        config.training, start_from=str(tmp_path / STATE_NAME), sigma_sample=(0.01, 90.0)
+    )
+    with pytest.raises(ValueError, match=r"it resolves noise levels \(0.03, 30.0\), here \(0.01, 90.0\)"):
+        TrainState(dataclasses.replace(config, training=options), source, preparation)
 
 
 def test_training_lowers_the_loss(
@@ -168,25 +175,44 @@ def test_training_lowers_the_loss(
     assert sum(r.contrast for r in results[-5:]) / 5 < sum(r.contrast for r in results[:5]) / 5
 
 
-def test_the_refit_learns_from_statistics(
-    tiny: torch.nn.Module, source: SimulatedSource, preparation: Preparation
-) -> None:
-    """Even an untrained trunk's statistics say something of the properties."""
-    cached = cache_statistics(
-        tiny,
-        preparation,
-        source,
-        300,
-        sigma=(0.15, 10.0),
-        n_node=4,
-        seed=1,
-        holes=False,  # type: ignore[arg-type]
-    )
-    done = refit(tiny.coefficients, cached, sigma=(0.15, 10.0), steps=150, batch=30, lr=3e-3)  # type: ignore[arg-type]
-    assert done.loss_after < done.loss_before - 0.02
+def test_the_refit_reaches_the_exact_likelihood() -> None:
+    """Statistics of a linear-Gaussian image, x = 4 theta + noise, whose likelihood is known."""
+    generator = torch.Generator().manual_seed(0)
+    n, width = 1500, math.log(10.0 / 0.15)
+    theta = 2 * torch.rand(n, 2, generator=generator) - 1
+    x = 4 * theta + torch.randn(n, 2, generator=generator)
+    # -|x - c|^2 / 2 = -(c G c - 2 b c) width + const with these, where c = 4 theta
+    G = torch.eye(2).expand(n, 1, 2, 2) / (2 * width)
+    cached = CachedStatistics(G, x[:, None] / (2 * width), theta, torch.zeros(n, 0))
+    torch.manual_seed(1)
+    sizes = NetworkConfig(n_band=2, n_pixel=16, n_theta=2, n_u=0, n_basis=2, hidden=16, n_feature=8)
+    net = Coefficients(sizes)
+    done = refit(net, cached, sigma=(0.15, 10.0), steps=600, batch=50, lr=1e-2, seed=2)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(2))
+    exact = []
+    for rows in order[n // 10 : 2 * (n // 10)].split(50):
+        logp = -0.5 * torch.cdist(x[rows], 4 * theta[rows]) ** 2
+        exact.append(-torch.log_softmax(logp, dim=1).diagonal().mean())
+    best = float(torch.stack(exact).mean())
+    assert done.loss_before > best + 0.5
+    assert done.loss_after < best + 0.05
     assert (done.node_weight > 0).all()
-    with pytest.raises(ValueError, match="at least 20 images"):
-        refit(tiny.coefficients, type(cached)(*(item[:10] for item in cached)), sigma=(0.15, 10.0))  # type: ignore[arg-type]
+    few = CachedStatistics(*(item[:10] for item in cached))
+    with pytest.raises(ValueError, match="at least 40 images"):
+        refit(net, few, sigma=(0.15, 10.0))
+
+
+def test_a_refit_that_does_not_help_changes_nothing(
+    tiny: Separable, source: SimulatedSource, preparation: Preparation
+) -> None:
+    cached = cache_statistics(
+        tiny, preparation, source, 60, sigma=(0.15, 10.0), n_node=2, seed=1, holes=False
+    )
+    done = refit(tiny.coefficients, cached, sigma=(0.15, 10.0), steps=25, batch=30, lr=3.0)
+    assert done.loss_after == done.loss_before
+    torch.testing.assert_close(done.node_weight, torch.ones(2))
+    for name, value in tiny.coefficients.state_dict().items():
+        torch.testing.assert_close(done.coefficients.state_dict()[name], value, rtol=0, atol=0)
 
 
 def test_holes_leave_a_band() -> None:
@@ -242,6 +268,7 @@ def test_shipped_configurations_are_read(name: str) -> None:
     [
         ({"model": {}}, "unknown table 'model'"),
         ({"training": {"stepz": 3}}, "unknown key 'stepz'"),
+        ({"data": {"labels": {"smooth": [0, "one"]}}}, "`labels.smooth` must be two numbers, got"),
         ({"training": {"steps": "many"}}, "`steps` must be of the type of 20000"),
         ({"training": {"steps": 0}}, "`steps` must be at least 1"),
         ({"training": {"sigma_sample": [3.0, 1.0]}}, "`sigma_sample` must be two rising"),
