@@ -14,13 +14,14 @@ from torch import Tensor
 from generative.checkpoint import Model, write_atomically
 from generative.conditions import THETA, Observing, check_theta, observing_columns, theta_columns
 from generative.config import TrainConfig, parse_config, read_config
+from generative.datasets import scaled_labels
 from generative.display import image_grid, strip_figure, to_rgb, write_gif
 from generative.draw import Drawn, draw, theta_rows, usual_conditions
 from generative.evaluation.report import evaluate
 from generative.release import load
 from generative.sampler import denoise_fn, heun_steps, sigma_schedule
 from generative.setup import config_path, data_folder, set_up
-from generative.train import STATE_NAME, StepResult, run
+from generative.train import STATE_NAME, StepResult, contrast_is_sound, run
 
 Progress = Callable[[int, int, str], None]
 
@@ -84,6 +85,13 @@ class Training:
         self.is_main = bool(self._accelerator.is_main_process)
         self._out, self._resume, self._name = out, resume, config
         self._setup = set_up(self.settings, data_folder(path), self.device)
+        self.notes: list[str] = []
+        """What the user should know before it starts."""
+        if self.settings.training.contrast > 0 and not contrast_is_sound(self._setup.source):
+            self.notes.append(
+                "`contrast` is ignored: in these data properties go with the conditions of observation, and "
+                "the contrastive loss would learn that too. The likelihood is not refitted either."
+            )
 
     def __call__(
         self, minutes: float | None, on_step: Callable[[StepResult], None], on_refit: Progress
@@ -110,7 +118,7 @@ class SampleRequest:
     model: str
     n: int
     properties: dict[str, float]
-    """Names of `generative.conditions.THETA` and their values."""
+    """Names of the model's properties and their values: `generative.conditions.THETA`, or labels."""
     zred: float | None = None
     snr: float | None = None
     vary: tuple[str, float, float] | None = None
@@ -168,6 +176,8 @@ def write_film(request: SampleRequest, out: Path) -> None:
     columns, conditions = torch.full((1, config.n_theta), torch.nan), torch.zeros(1, 0)
     if theta is not None and u is not None and model.instrument is not None:
         columns, conditions = theta_columns(theta, u.zred)[:1], observing_columns(u, model.instrument)[:1]
+    elif theta is not None:
+        columns = theta[:1]
     generator = torch.Generator().manual_seed(request.seed)
     noise = torch.randn(1, config.n_band, config.n_pixel, config.n_pixel, generator=generator)
     device = torch.device(request.device)
@@ -181,12 +191,7 @@ def write_film(request: SampleRequest, out: Path) -> None:
 
 def _conditions(model: Model, request: SampleRequest) -> tuple[Tensor | None, Observing | None, list[float]]:
     if model.instrument is None:
-        if request.properties or request.vary or request.zred or request.snr:
-            raise ValueError(
-                f"`model` {request.model!r} knows no properties: it draws pictures like those it was "
-                f"trained on."
-            )
-        return None, None, []
+        return _label_rows(model, request)
     theta = theta_rows(request.properties, request.n)
     values: list[float] = []
     if request.vary is not None:
@@ -198,6 +203,34 @@ def _conditions(model: Model, request: SampleRequest) -> tuple[Tensor | None, Ob
     u = usual_conditions(model.instrument, theta, zred=request.zred, snr=request.snr)
     check_theta(theta, u.zred)
     return theta, u, values
+
+
+def _label_rows(model: Model, request: SampleRequest) -> tuple[Tensor | None, None, list[float]]:
+    """Scaled labels of a model of pictures; nan for those not named."""
+    labels: dict[str, Any] = model.provenance.get("config", {}).get("data", {}).get("labels", {})
+    names = model.theta_names
+    if request.zred is not None or request.snr is not None:
+        raise ValueError(f"`zred` and `snr` must not be given: `model` {request.model!r} draws pictures.")
+    asked = [*request.properties, *([request.vary[0]] if request.vary else [])]
+    for name in asked:
+        if name not in names:
+            known = f"knows {', '.join(names)}" if names else "knows no properties"
+            raise ValueError(
+                f"`model` {request.model!r} {known}, not {name!r}: it draws pictures like those it was "
+                "trained on."
+            )
+    if not names:
+        return None, None, []
+    rows = np.full((request.n, len(names)), np.nan)
+    for name, value in request.properties.items():
+        rows[:, names.index(name)] = value
+    values: list[float] = []
+    if request.vary is not None:
+        name, low, high = request.vary
+        values = np.linspace(low, high, request.n).tolist()
+        rows[:, names.index(name)] = values
+    ranges = {name: tuple(labels[name]) for name in names}
+    return scaled_labels(rows, ranges, "the labels asked for"), None, values
 
 
 def evaluate_model(

@@ -38,6 +38,8 @@ class Source(Protocol):
     n_pixel: int
     n_theta: int
     n_u: int
+    n_train: int | None
+    """Different images that `batch` gives, each once before any comes again; None if they do not end."""
 
     def batch(self, n: int, generator: torch.Generator) -> Batch:
         """Draw ``n`` images with the generator's randomness."""
@@ -73,6 +75,7 @@ class SimulatedSource:
         self.simulator = Simulator(instrument, device=device) if simulator is None else simulator
         self.n_band, self.n_pixel = instrument.n_band, instrument.n_pixel
         self.n_theta, self.n_u = len(THETA), n_observing(instrument)
+        self.n_train: int | None = None
 
     def batch(self, n: int, generator: torch.Generator) -> Batch:
         """Simulate ``n`` stamps."""
@@ -161,6 +164,7 @@ class ArraySource:
         self._augment, self._device = augment, device
         self.n_band, self.n_pixel = image.shape[1], image.shape[2]
         self.n_theta, self.n_u = theta.shape[1], u.shape[1]
+        self.n_train: int | None = len(self._train)
 
     def batch(self, n: int, generator: torch.Generator) -> Batch:
         """Draw ``n`` training images, with replacement between batches."""
@@ -184,7 +188,7 @@ class ArraySource:
         observed = torch.isfinite(image) if seen is None else seen & torch.isfinite(image)
         if augment:
             turn = torch.randint(8, (n,), generator=generator, device=generator.device).cpu()
-            image, observed = _turned(image, turn), _turned(observed, turn)
+            image, observed = turned(image, turn), turned(observed, turn)
         return Batch(
             image,
             self._noise[rows].to(device),
@@ -194,7 +198,7 @@ class ArraySource:
         )
 
 
-def _turned(image: Tensor, turn: Tensor) -> Tensor:
+def turned(image: Tensor, turn: Tensor) -> Tensor:
     """Each image mirrored (4 and above) and turned by quarters."""
     out = image.clone()
     for k in range(8):

@@ -25,7 +25,9 @@ class LevelLoss(NamedTuple):
 
 
 @torch.no_grad()
-def level_losses(model: Model, batch: Batch, *, n_level: int = 12, seed: int = 0) -> LevelLoss:
+def level_losses(
+    model: Model, batch: Batch, *, n_level: int = 12, seed: int = 0, chunk: int = 64
+) -> LevelLoss:
     """Denoising loss of held-out images; the same noise with and without theta."""
     clean = model.preparation.forward(batch.image, batch.noise, batch.observed)
     levels, _ = likelihood_nodes(model.sigma_sample, n_level)
@@ -37,7 +39,12 @@ def level_losses(model: Model, batch: Batch, *, n_level: int = 12, seed: int = 0
         noisy, level = clean + sigma * eps, sigma.to(clean.device).expand(len(clean))
         pair = []
         for theta in (batch.theta, unknown):
-            denoised = model.network(noisy, level, theta, batch.u, batch.observed)
+            denoised = torch.cat(
+                [
+                    model.network(noisy[some], level[some], theta[some], batch.u[some], batch.observed[some])
+                    for some in torch.arange(len(clean)).split(chunk)
+                ]
+            )
             pair.append((((clean - denoised) * batch.observed / sigma) ** 2).flatten(1).mean(1))
         difference = pair[0] - pair[1]
         rows.append([pair[0].mean(), pair[1].mean(), difference.std() / len(clean) ** 0.5])
@@ -60,37 +67,49 @@ class Information(NamedTuple):
 
 
 @torch.no_grad()
-def information(
-    model: Model,
-    batch: Batch,
-    proposal: torch.Tensor,
-    *,
-    refitted: bool = True,
-    n_draw: int = 2,
-    chunk: int = 64,
-) -> Information | None:
-    """Information gain and coverage on held-out simulations; None for a network that is not separable.
-
-    Parameters
-    ----------
-    proposal
-        Scaled theta from the distribution that the images' were drawn from.
-    refitted
-        Whether to use the refitted coefficients and node weights, or the denoiser's own.
-    """
+def held_statistics(
+    model: Model, batch: Batch, *, n_draw: int = 2, chunk: int = 64
+) -> CachedStatistics | None:
+    """Statistics of held-out images on the nodes of a model; None for a network that is not separable."""
     network = model.network
     if not isinstance(network, Separable) or model.coefficients is None:
         return None
-    nodes, width = likelihood_nodes(model.sigma_likelihood, len(model.node_weight))
+    nodes, _ = likelihood_nodes(model.sigma_likelihood, len(model.node_weight))
     nodes = nodes.to(batch.image.device)
     parts = []
     for rows in torch.arange(len(batch.image)).split(chunk):
         clean = model.preparation.forward(batch.image[rows], batch.noise[rows], batch.observed[rows])
         G, b = image_statistics(network, clean, batch.u[rows], batch.observed[rows], nodes, n_draw=n_draw)
         parts.append(CachedStatistics(G, b, batch.theta[rows], batch.u[rows]))
-    cached = CachedStatistics(*(torch.cat(items) for items in zip(*parts, strict=True)))
+    return CachedStatistics(*(torch.cat(items) for items in zip(*parts, strict=True)))
+
+
+@torch.no_grad()
+def information(
+    model: Model, cached: CachedStatistics, proposal: torch.Tensor, *, refitted: bool = True
+) -> Information:
+    """Information gain and coverage on held-out simulations.
+
+    Parameters
+    ----------
+    cached
+        From `held_statistics`.
+    proposal
+        Scaled theta from the distribution that the images' were drawn from.
+    refitted
+        Whether to use the refitted coefficients and node weights, or the denoiser's own.
+
+    Raises
+    ------
+    TypeError
+        If the model is not separable.
+    """
+    if not isinstance(model.network, Separable) or model.coefficients is None:
+        raise TypeError("`model` must be separable to have statistics.")
+    nodes, width = likelihood_nodes(model.sigma_likelihood, len(model.node_weight))
+    nodes = nodes.to(cached.G.device)
     weight = width * (model.node_weight if refitted else torch.ones_like(model.node_weight))
-    coefficients = model.coefficients if refitted else network.coefficients
+    coefficients = model.coefficients if refitted else model.network.coefficients
     gain, rank = information_gain(
         coefficients, cached.G, cached.b, cached.theta, cached.u, proposal, nodes, weight.to(nodes.device)
     )

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from generative.data import turned
+
 
 class Memorisation(NamedTuple):
     """Distance to the nearest training image, in prepared pixels, of generated and of held-out images."""
@@ -26,17 +28,28 @@ def memorisation(
     held_out: Float[Tensor, "other band height width"],
     training: Float[Tensor, "train band height width"],
 ) -> Memorisation:
-    """Compare nearest-neighbour distances, of images averaged over 2 x 2 pixels, else noise rules."""
+    """Compare nearest-neighbour distances, of images averaged over 2 x 2 pixels, else noise rules.
+
+    Images are compared in all eight orientations: training turns and mirrors them.
+    """
 
     def plain(x: Tensor) -> Tensor:
         return torch.nn.functional.avg_pool2d(x.cpu().float(), 2).flatten(1)
 
     bank = plain(training)
-    of_generated, of_held = (torch.cdist(plain(x), bank).min(dim=1) for x in (generated, held_out))
-    limit = torch.quantile(of_held.values, 0.01)
+
+    def nearest(images: Tensor) -> tuple[Tensor, Tensor]:
+        turns = (turned(images, torch.full((len(images),), k)) for k in range(8))
+        found = [torch.cdist(plain(image), bank).min(dim=1) for image in turns]
+        distance, index = (torch.stack(items) for items in zip(*found, strict=True))
+        best = distance.argmin(dim=0, keepdim=True)
+        return distance.gather(0, best)[0], index.gather(0, best)[0]
+
+    (of_generated, index), (of_held, _) = nearest(generated), nearest(held_out)
+    limit = torch.quantile(of_held, 0.01)
     return Memorisation(
-        float(of_generated.values.median()),
-        float(of_held.values.median()),
-        float((of_generated.values < limit).float().mean()),
-        of_generated.indices.numpy(),
+        float(of_generated.median()),
+        float(of_held.median()),
+        float((of_generated < limit).float().mean()),
+        index.numpy(),
     )

@@ -15,13 +15,15 @@ from generative.data import Batch, Source
 from generative.display import image_grid, to_rgb
 from generative.evaluation.compare import distances
 from generative.evaluation.figures import distance_figure, loss_figure, morphology_figure
-from generative.evaluation.losses import information, level_losses
+from generative.evaluation.losses import held_statistics, information, level_losses
 from generative.evaluation.morphology import measure
 from generative.evaluation.neighbours import memorisation
 from generative.instrument import Instrument
 from generative.sampler import denoise_fn, heun, sigma_schedule
 
 _N_PROPOSAL = 2048
+_N_BANK = 20_000
+"""Training images that are searched for copies: all there are, up to this number."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -100,7 +102,8 @@ def evaluate(
     device = next(model.network.parameters()).device
     held = source.held_out(n, _generator(seed, 1, device))
     other = source.held_out(n, _generator(seed, 2, device))
-    train = source.batch(4 * n, _generator(seed, 3, device))
+    n_bank = 4 * n if source.n_train is None else min(source.n_train, _N_BANK)
+    train = source.batch(n_bank, _generator(seed, 3, device))
     prepared = generate_like(model, held, seed=seed, progress=progress)
     ones = torch.ones(len(held.image), config.n_band)
     generated = model.preparation.inverse(prepared.cpu(), ones)
@@ -146,10 +149,12 @@ def evaluate(
     }
     proposal = source.proposal(_N_PROPOSAL)
     if proposal is not None:
-        batch = source.held_out(n_information, _generator(seed, 4, device))
+        cached = held_statistics(model, source.held_out(n_information, _generator(seed, 4, device)))
         for name, refitted in (("information", True), ("information_before_refit", False)):
-            found_information = information(model, batch, proposal, refitted=refitted)
-            result[name] = None if found_information is None else found_information._asdict()
+            if cached is None:
+                result[name] = None
+            else:
+                result[name] = information(model, cached, proposal, refitted=refitted)._asdict()
     write_atomically(out / "evaluation.json", (json.dumps(result, indent=1) + "\n").encode())
     figures: dict[str, Figure] = {
         "generated": image_grid(

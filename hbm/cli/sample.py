@@ -30,6 +30,10 @@ def sample(
     vary: Annotated[
         str | None, typer.Option(help="Property to vary along a strip: NAME=LOW:HIGH, e.g. logssfr=-12.5:-9.")
     ] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(help="Label of a model of your own pictures: NAME=VALUE. May be given several times."),
+    ] = None,
     guidance: Annotated[
         float, typer.Option(help="1 draws from the model, more exaggerates what is asked for.")
     ] = 1.0,
@@ -63,6 +67,7 @@ def sample(
     }  # fmt: skip
     properties = {name: value for name, value in given.items() if value is not None}
     with plain_errors():
+        properties |= dict(parse_label(text) for text in label or [])
         from generative.commands import SampleRequest, sample_picture, write_arrays, write_film
 
         request = SampleRequest(
@@ -78,6 +83,21 @@ def sample(
         if film is not None:
             write_film(request, film)
             stdout().print(f"film in [bold]{escape(str(film))}[/]")
+
+
+def parse_label(text: str) -> tuple[str, float]:
+    """Name and value of ``NAME=VALUE``.
+
+    Raises
+    ------
+    ValueError
+        If the text is not of that form.
+    """
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError as error:
+        raise ValueError(f"`--label` must be NAME=VALUE, e.g. smooth=0.9, got {text!r}.") from error
 
 
 def parse_range(text: str) -> tuple[str, float, float]:

@@ -56,6 +56,9 @@ def _train(
 
     with stderr().status("opening the data"):
         training = Training(config, out, resume=resume, device=device, steps=steps)
+    if training.is_main:
+        for note in training.notes:
+            stderr().print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True)
     with _progress(training.is_main) as bar:
         task = bar.add_task("training", total=training.settings.training.steps)
         second = bar.add_task("", total=None, visible=False)

@@ -72,6 +72,47 @@ def test_pictures_are_trained_on_drawn_and_evaluated(trained: Path) -> None:
     assert (evaluation / "evaluation.json").is_file()
 
 
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A model of pictures whose label is their brightness."""
+    folder = tmp_path_factory.mktemp("labelled")
+    (folder / "pictures").mkdir()
+    rows = ["name,bright"]
+    for i in range(30):
+        Image.fromarray(np.full((8, 8, 3), 8 * i, np.uint8)).save(folder / "pictures" / f"{i}.png")
+        rows.append(f"{i}.png,{i}")
+    (folder / "labels.csv").write_text("\n".join(rows))
+    text = CONFIG.replace('"npz"', '"folder"').replace('"pictures.npz"', '"pictures"\ntable = "labels.csv"')
+    text = text.replace("[network]", "labels = { bright = [0, 29] }\n[network]")
+    (folder / "config.toml").write_text(text)
+    args = ["train", str(folder / "config.toml"), "--out", str(folder / "run"), "--device", "cpu"]
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 0, done.output
+    return str(folder / "run" / "model.safetensors")
+
+
+def test_labels_can_be_asked_for(labelled: str, tmp_path: Path) -> None:
+    args = ["sample", "-m", labelled, "--steps", "2", "-n", "3", "--out", str(tmp_path / "x.png")]
+    arrays = tmp_path / "x.npz"
+    done = CliRunner().invoke(app, [*args, "--label", "bright=29", "--arrays", str(arrays)])
+    assert done.exit_code == 0, done.output
+    with np.load(arrays) as content:
+        np.testing.assert_array_equal(content["theta"], np.ones((3, 1)))
+    done = CliRunner().invoke(app, [*args, "--vary", "bright=0:29", "--arrays", str(arrays)])
+    assert done.exit_code == 0, done.output
+    with np.load(arrays) as content:
+        np.testing.assert_allclose(content["theta"][:, 0], [-1, 0, 1], atol=1e-6)
+    for extra, message in (
+        (["--label", "bright=40"], "must be between 0.0 and 29.0"),
+        (["--label", "smooth=1"], "knows bright, not 'smooth'"),
+        (["--label", "bright"], "`--label` must be NAME=VALUE"),
+        (["--zred", "0.1"], "`zred` and `snr` must not be given"),
+    ):
+        done = CliRunner().invoke(app, [*args, *extra])
+        assert done.exit_code == 1
+        assert message in " ".join(done.output.split())
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

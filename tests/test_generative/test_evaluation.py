@@ -68,6 +68,9 @@ def test_memorised_images_are_found() -> None:
     copied = memorisation(training[:200] + 0.01 * fresh, held, training)
     assert copied.closer > 0.99
     np.testing.assert_array_equal(copied.nearest, np.arange(200))
+    mirrored = memorisation(training[:200].rot90(1, (2, 3)).flip(3), held, training)
+    assert mirrored.closer > 0.99
+    np.testing.assert_array_equal(mirrored.nearest, np.arange(200))
 
 
 @pytest.fixture
