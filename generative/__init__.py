@@ -5,10 +5,11 @@ it compiles its photometry.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from generative.checkpoint import Model
+    from generative.summaries import summarize as summarize
 
 
 def load(name: str | Path, device: str = "cpu") -> "Model":
@@ -16,3 +17,12 @@ def load(name: str | Path, device: str = "cpu") -> "Model":
     from generative.release import load as load_release
 
     return load_release(name, device)
+
+
+def __getattr__(name: str) -> Any:
+    """`generative.summaries.summarize`, imported when it is first used."""
+    if name == "summarize":
+        from generative.summaries import summarize
+
+        return summarize
+    raise AttributeError(f"module 'generative' has no attribute {name!r}")

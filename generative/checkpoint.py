@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from generative.conditions import RANGE
 from generative.instrument import Instrument
 from generative.network import Coefficients, Denoiser, NetworkConfig, Separable, build_network
 from generative.noise import likelihood_nodes
@@ -138,6 +139,8 @@ def save_model(path: Path, model: Model) -> None:
         "preparation": dataclasses.asdict(model.preparation),
         "instrument": None if model.instrument is None else dataclasses.asdict(model.instrument),
         "theta_names": model.theta_names,
+        # What becomes (-1, 1), for readers without this package; mwa as a fraction of the universe's age.
+        "theta_range": None if model.instrument is None else list(RANGE.values()),
         "sigma_sample": model.sigma_sample,
         "sigma_likelihood": model.sigma_likelihood,
         "provenance": model.provenance,

@@ -14,13 +14,14 @@ from torch import Tensor
 from generative.checkpoint import Model, write_atomically
 from generative.conditions import THETA, Observing, check_theta, observing_columns, theta_columns
 from generative.config import TrainConfig, parse_config, read_config
-from generative.datasets import scaled_labels
+from generative.datasets import read_survey_images, scaled_labels
 from generative.display import image_grid, strip_figure, to_rgb, write_gif
 from generative.draw import Drawn, draw, theta_rows, usual_conditions
 from generative.evaluation.report import evaluate
-from generative.release import load
+from generative.release import load, model_path
 from generative.sampler import denoise_fn, heun_steps, sigma_schedule
 from generative.setup import config_path, data_folder, set_up
+from generative.summaries import compile_file
 from generative.train import STATE_NAME, StepResult, contrast_is_sound, run
 
 Progress = Callable[[int, int, str], None]
@@ -258,3 +259,62 @@ def evaluate_model(
     training = dataclasses.replace(settings.training, start_from="")
     source = set_up(dataclasses.replace(settings, training=training), base, device).source
     return evaluate(model, source, out, n=n, n_information=n, seed=seed, progress=progress)
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """What a compilation came to."""
+
+    n: int
+    median_error: float
+    """Monte Carlo error of log-likelihood differences, nats."""
+    largest_error: float
+    n_above: int
+    """Galaxies that did not reach the error asked for."""
+
+
+def compile_survey(
+    images: Path,
+    out: Path,
+    *,
+    model: str,
+    target_error: float,
+    max_draw: int,
+    seed: int,
+    chunk: int,
+    overwrite: bool,
+    device: str,
+    progress: Progress | None,
+) -> Compiled:
+    """Write the statistics of a file of images.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If images or model are not there or do not fit together.
+    FileExistsError
+        If ``out`` exists and ``overwrite`` is False.
+    OSError
+        If the file cannot be written.
+    """
+    import h5py
+
+    check_device(device)
+    loaded = load(model, device)
+    if loaded.instrument is None:
+        raise ValueError(f"`model` {model!r} is of pictures: it has no likelihood of galaxies' properties.")
+    stamps = read_survey_images(images, loaded.instrument).stamps
+
+    def tell(done: int, total: int) -> None:
+        if progress is not None:
+            progress(done, total, "compiling")
+
+    compile_file(
+        loaded, model_path(model), stamps, out, target_error=target_error, max_draw=max_draw, seed=seed,
+        chunk=chunk, overwrite=overwrite, progress=tell,
+    )  # fmt: skip
+    with h5py.File(out, "r") as file:
+        error = file["error"][()]
+    return Compiled(
+        len(error), float(np.median(error)), float(error.max()), int((error > target_error).sum())
+    )

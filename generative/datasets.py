@@ -6,6 +6,7 @@ Reading is here, and nothing else; what is read goes into `generative.data.Array
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from generative.conditions import THETA, Observing, observing_columns, theta_col
 from generative.config import DataConfig
 from generative.data import ArraySource
 from generative.instrument import Instrument
+from generative.stamps import Stamps
 
 
 class DataError(ValueError):
@@ -171,13 +173,43 @@ def _table_labels(table: Path, files: Sequence[Path], names: list[str]) -> np.nd
     return out
 
 
+class SurveyImages(NamedTuple):
+    """Images of a survey with the properties that are known."""
+
+    stamps: Stamps
+    theta: Float[Tensor, "image theta"]
+    """In their units; nan where not known."""
+
+
 def read_multimodal_universe(path: Path, instrument: Instrument, device: str = "cpu") -> ArraySource:
+    """Training images in the HDF5 layout of the Multimodal Universe; see `read_survey_images`.
+
+    Raises
+    ------
+    FileNotFoundError, DataError
+        As `read_survey_images`, or if a property is outside the range of training.
+    """
+    (_, image, noise, observed, u), theta = read_survey_images(path, instrument)
+    columns = theta_columns(theta, u.zred)
+    bad = (columns.abs() > 1.001) | torch.isinf(columns)
+    if bad.any():
+        row, column = (int(i) for i in bad.nonzero()[0])
+        raise DataError(
+            f"{path}: {THETA[column]!r} in row {row} is outside the range of the model: "
+            f"{float(theta[row, column]):g}."
+        )
+    conditions = observing_columns(u, instrument)
+    return ArraySource(image, noise, columns, conditions, observed=observed, device=device)
+
+
+def read_survey_images(path: Path, instrument: Instrument) -> SurveyImages:
     """Images in the HDF5 layout of the Multimodal Universe (arXiv:2412.02527) for an instrument's bands.
 
     Read are ``image_array`` (image, band, side, side), ``image_band`` (names), ``image_ivar`` and, where
     there are, ``image_mask`` (true for good pixels), ``image_psf_fwhm`` and ``image_scale`` (arcsec), a
-    redshift in ``Z``, ``zred`` or ``z``, total fluxes in ``flux`` (image, band), and properties under their
-    names in `generative.conditions.THETA`. Without ``flux`` the sum of the good pixels is the flux.
+    redshift in ``Z``, ``zred`` or ``z``, names in ``object_id`` (row numbers without), total fluxes in
+    ``flux`` (image, band), and properties under their names in
+    `generative.conditions.THETA`. Without ``flux`` the sum of the good pixels is the flux.
 
     Raises
     ------
@@ -236,17 +268,12 @@ def read_multimodal_universe(path: Path, instrument: Instrument, device: str = "
     for i, name in enumerate(THETA):
         if name in content:
             theta[:, i] = torch.as_tensor(np.asarray(content[name], np.float32))
-    columns = theta_columns(theta, u.zred)
-    bad = (columns.abs() > 1.001) | torch.isinf(columns)
-    if bad.any():
-        row, column = (int(i) for i in bad.nonzero()[0])
-        raise DataError(
-            f"{path}: {THETA[column]!r} in row {row} is outside the range of the model: "
-            f"{float(theta[row, column]):g}."
-        )
-    return ArraySource(
-        image, torch.nan_to_num(noise, nan=1.0), columns, conditions, observed=observed, device=device
-    )
+    names = [
+        name.decode() if isinstance(name, bytes) else str(name)
+        for name in np.asarray(content.get("object_id", np.arange(n)))
+    ]
+    stamps = Stamps(np.asarray(names), image, torch.nan_to_num(noise, nan=1.0), observed, u)
+    return SurveyImages(stamps, theta)
 
 
 def _flux_over_noise(flux: Tensor, noise: Tensor, observed: Tensor) -> Float[Tensor, "image band"]:

@@ -75,7 +75,7 @@ def cache_statistics(
         observed = random_holes(batch.observed, generator) if holes else batch.observed
         clean = preparation.forward(batch.image, batch.noise, observed)
         u = hide_unseen(batch.u, observed)
-        G, b = image_statistics(network, clean, u, observed, nodes, seed=seed + first, n_draw=n_draw)
+        G, b, _ = image_statistics(network, clean, u, observed, nodes, seed=seed + first, n_draw=n_draw)
         parts.append(CachedStatistics(G, b, batch.theta, u))
         if progress is not None:
             progress(min(first + chunk, n), n, "statistics of held-out images")

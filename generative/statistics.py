@@ -9,6 +9,7 @@ G and b are averages over antithetic noise draws, the same draws for all images.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,7 +19,52 @@ from generative.loss import residual_statistics
 from generative.network import Coefficients, Separable
 
 
+class ImageStatistics(NamedTuple):
+    """What the likelihood of an image depends on; leading axes (pair,) where draws are kept apart."""
+
+    G: Float[Tensor, "*pair batch node basis basis"]
+    b: Float[Tensor, "*pair batch node basis"]
+    square: Float[Tensor, "*pair batch node"]
+    """r_0 . r_0: no part of the likelihood of theta, but of how well the model knows the image."""
+
+    def mean(self) -> "ImageStatistics":
+        """Average over the first axis."""
+        return ImageStatistics(*(item.mean(dim=0) for item in self))
+
+
+def noise_image(shape: torch.Size, seed: int, node: int, pair: int) -> Float[Tensor, "band height width"]:
+    """The noise of one antithetic pair: the same for all images and theta, whatever else is drawn."""
+    generator = torch.Generator().manual_seed((seed * 10_007 + node) * 10_007 + pair)
+    return torch.randn(shape, generator=generator)
+
+
 @torch.no_grad()
+def paired_statistics(
+    network: Separable,
+    clean: Float[Tensor, "batch band height width"],
+    u: Float[Tensor, "batch column"],
+    observed: Bool[Tensor, "batch band height width"],
+    nodes: Float[Tensor, " node"],
+    pairs: range,
+    *,
+    seed: int = 0,
+) -> ImageStatistics:
+    """Statistics of prepared images for each antithetic pair of noise draws; arguments as below."""
+    by_pair = []
+    for pair in pairs:
+        by_node = []
+        for k, sigma in enumerate(nodes):
+            level = sigma.to(clean.device).expand(len(clean))
+            eps = noise_image(clean.shape[1:], seed, k, pair).to(clean.device).expand_as(clean)
+            both = [
+                residual_statistics(network, clean, level, sign * eps, u, observed) for sign in (1.0, -1.0)
+            ]
+            by_node.append([0.5 * (x + y) for x, y in zip(*both, strict=True)])
+        square, b, G = (torch.stack(items, dim=1) for items in zip(*by_node, strict=True))
+        by_pair.append(ImageStatistics(G, b, square))
+    return ImageStatistics(*(torch.stack(items) for items in zip(*by_pair, strict=True)))
+
+
 def image_statistics(
     network: Separable,
     clean: Float[Tensor, "batch band height width"],
@@ -28,7 +74,7 @@ def image_statistics(
     *,
     n_draw: int = 2,
     seed: int = 0,
-) -> tuple[Float[Tensor, "batch node basis basis"], Float[Tensor, "batch node basis"]]:
+) -> ImageStatistics:
     """G and b of prepared images.
 
     Parameters
@@ -42,7 +88,18 @@ def image_statistics(
     n_draw
         Noise draws per node, an even number: each draw is used with both signs.
     seed
-        Of the noise draws.
+        Of the noise draws, which do not depend on what else is in the batch.
+
+    Raises
+    ------
+    ValueError
+        If ``n_draw`` is not even and positive.
+    """
+    return paired_statistics(network, clean, u, observed, nodes, draw_pairs(n_draw), seed=seed).mean()
+
+
+def draw_pairs(n_draw: int) -> range:
+    """Antithetic pairs of a number of noise draws.
 
     Raises
     ------
@@ -51,20 +108,7 @@ def image_statistics(
     """
     if n_draw < 2 or n_draw % 2:
         raise ValueError(f"`n_draw` must be even and at least 2 (draws come in pairs), got {n_draw}.")
-    generator = torch.Generator().manual_seed(seed)
-    all_G, all_b = [], []
-    for sigma in nodes:
-        level = sigma.to(clean.device).expand(len(clean))
-        G: Tensor | float = 0.0
-        b: Tensor | float = 0.0
-        for _ in range(n_draw // 2):
-            eps = torch.randn(clean.shape[1:], generator=generator).to(clean.device)
-            for sign in (1.0, -1.0):
-                s = residual_statistics(network, clean, level, (sign * eps).expand_as(clean), u, observed)
-                G, b = G + s.G / n_draw, b + s.b / n_draw
-        all_G.append(torch.as_tensor(G))
-        all_b.append(torch.as_tensor(b))
-    return torch.stack(all_G, 1), torch.stack(all_b, 1)
+    return range(n_draw // 2)
 
 
 def log_likelihood(

@@ -79,7 +79,7 @@ def held_statistics(
     parts = []
     for rows in torch.arange(len(batch.image)).split(chunk):
         clean = model.preparation.forward(batch.image[rows], batch.noise[rows], batch.observed[rows])
-        G, b = image_statistics(network, clean, batch.u[rows], batch.observed[rows], nodes, n_draw=n_draw)
+        G, b, _ = image_statistics(network, clean, batch.u[rows], batch.observed[rows], nodes, n_draw=n_draw)
         parts.append(CachedStatistics(G, b, batch.theta[rows], batch.u[rows]))
     return CachedStatistics(*(torch.cat(items) for items in zip(*parts, strict=True)))
 

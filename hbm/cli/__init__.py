@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hbm.cli.compile import compile_images
 from hbm.cli.demo import demo
 from hbm.cli.evaluate import evaluate
 from hbm.cli.filters import filters
@@ -57,6 +58,10 @@ def main(
 
     `hbm sample --logmass 10.8 --logssfr -12`
 
+    They are also likelihoods; compile your images to what a fit needs of them:
+
+    `hbm compile stamps.h5 --model sdss-griz --out stamps.stats.h5`
+
     Each command explains itself: `hbm fit --help`.
     """
     del version
@@ -71,3 +76,4 @@ app.command()(prior)
 app.command()(train)
 app.command()(sample)
 app.command()(evaluate)
+app.command(name="compile")(compile_images)

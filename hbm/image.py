@@ -1,0 +1,224 @@
+r"""The likelihood of a galaxy's image in JAX, from its compiled statistics: no torch, no network passes.
+
+With the coefficients of a separable denoiser, c_k = A_k h(theta, u) (`generative.network`), the statistics of
+all noise levels fold into one matrix and one vector per galaxy, exactly:
+
+.. math:: \ln p(x | \theta, u) = const(x) - \sum_k w_k \left[c_k^T G_k c_k - 2 b_k^T c_k\right]
+          = const(x) - h^T M h + 2 v^T h, \quad
+          M = \sum_k w_k A_k^T G_k A_k, \; v = \sum_k w_k A_k^T b_k
+
+so the small network h runs once per theta, whatever the number of noise levels.
+"""
+
+import hashlib
+import importlib.util
+import json
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from sed.cosmology import default_cosmology
+
+_KEY, _VERSION = "galaxy-hbm", 1
+_FORMAT, _FILE_VERSION = "galaxy-hbm image statistics", 1
+
+
+class ImageError(ValueError):
+    """A checkpoint or file of statistics that cannot be used."""
+
+
+class GalaxyImage(NamedTuple):
+    """What the likelihood of one galaxy's image depends on; leading axes for several galaxies."""
+
+    M: Float[Array | np.ndarray, "*galaxy feature feature"]
+    v: Float[Array | np.ndarray, "*galaxy feature"]
+    u: Float[Array | np.ndarray, "*galaxy column"]
+    """Conditions of observation, on the network's scale."""
+    age_gyr: Float[Array | np.ndarray, "*galaxy"]
+    """Age of the universe at the galaxy's redshift, Gyr."""
+
+
+class CompiledImages(NamedTuple):
+    """Galaxies of a file of statistics."""
+
+    id: Shaped[np.ndarray, " galaxy"]
+    data: GalaxyImage
+    error: Float[np.ndarray, " galaxy"]
+    """Monte Carlo standard error of log-likelihood differences in the posterior, nats."""
+    zred: Float[np.ndarray, " galaxy"]
+
+
+class ImageLikelihood(eqx.Module):
+    """Small network and weights of an image model; make it with `load_image_likelihood`."""
+
+    layers: tuple[tuple[Float[Array, "_ _"], Float[Array, " _"]], ...]
+    """Weights and biases of h, with SiLU between."""
+    mixing: Float[Array, "node basis feature"]
+    """A_k."""
+    weight: Float[Array, " node"]
+    """w_k, in ln sigma, as refitted."""
+    low: Float[Array, " theta"]
+    """Properties that become -1."""
+    high: Float[Array, " theta"]
+    """Properties that become 1; the mean age counts as a fraction of the age of the universe."""
+    names: tuple[str, ...] = eqx.field(static=True)
+    """Properties, in the order of theta."""
+    hash: str = eqx.field(static=True)
+    """SHA-256 of the checkpoint."""
+
+    def feature(
+        self, theta: Float[Array, " theta"], u: Float[Array, " column"], age_gyr: Float[Array, ""]
+    ) -> Float[Array, " feature"]:
+        """h(theta, u)."""
+        if "mwa" in self.names:
+            i = self.names.index("mwa")
+            theta = theta.at[i].set(theta[i] / age_gyr)
+        scaled = 2 * (theta - self.low) / (self.high - self.low) - 1
+        x = jnp.concatenate([scaled, jnp.ones_like(scaled), u, jnp.ones(1, scaled.dtype)])
+        for i, (matrix, bias) in enumerate(self.layers):
+            x = matrix @ (jax.nn.silu(x) if i else x) + bias
+        return x
+
+    def log_prob(self, theta: Float[Array, " theta"], galaxy: GalaxyImage) -> Float[Array, ""]:
+        """Ln p(image | theta, u) in nats, up to a constant of the image.
+
+        Parameters
+        ----------
+        theta
+            Properties in their units, in the order of ``names``; all must be known.
+        galaxy
+            Statistics of one galaxy.
+        """
+        h = self.feature(theta, jnp.asarray(galaxy.u), jnp.asarray(galaxy.age_gyr))
+        return h @ (2 * galaxy.v - galaxy.M @ h)
+
+    def fold(
+        self,
+        G: Float[np.ndarray, "galaxy node packed"],
+        b: Float[np.ndarray, "galaxy node basis"],
+        u: Float[np.ndarray, "galaxy column"],
+        zred: Float[np.ndarray, " galaxy"],
+    ) -> GalaxyImage:
+        """Statistics of galaxies (`generative.summarize`) as the likelihood uses them."""
+        n_basis = b.shape[-1]
+        row, column = np.triu_indices(n_basis)
+        A, w = (np.asarray(value, np.float64) for value in (self.mixing, self.weight))
+        full = np.zeros((*b.shape, n_basis))
+        full[..., row, column] = G
+        full[..., column, row] = G
+        M = np.einsum("k,kif,gkij,kjh->gfh", w, A, full, A, optimize=True)
+        v = np.einsum("k,kif,gki->gf", w, A, b.astype(np.float64), optimize=True)
+        age = np.asarray(default_cosmology().age(jnp.asarray(zred, jnp.float32)))
+        return GalaxyImage(
+            M.astype(np.float32), v.astype(np.float32), np.asarray(u, np.float32), age.astype(np.float32)
+        )
+
+
+def shipped_model(name: str) -> Path | None:
+    """File of an image model that comes with the package, found without loading torch."""
+    spec = importlib.util.find_spec("generative")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / "data" / f"{name}.safetensors"
+    return path if path.is_file() else None
+
+
+def load_image_likelihood(name: str | Path) -> ImageLikelihood:
+    """Likelihood of a shipped model by its name, or of any separable checkpoint.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such model.
+    ImageError
+        If the file is not a checkpoint of a separable model with known properties.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = shipped_model(str(name)) or Path(name)
+    if not path.is_file():
+        raise FileNotFoundError(f"no image model {str(name)!r}: it is neither a file nor a shipped one.")
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {
+                key: np.asarray(file.get_tensor(key), np.float32)
+                for key in file.keys()  # noqa: SIM118 (not a dict)
+                if key.startswith("likelihood.") or key == "node_weight"
+            }
+    except (SafetensorError, OSError) as error:
+        raise ImageError(f"{path} is truncated or not a safetensors file: {error}") from error
+    header = json.loads(metadata.get(_KEY, "{}"))
+    if header.get("version") != _VERSION or header.get("kind") != "model":
+        raise ImageError(f"{path} is not an image model of this program's version {_VERSION}.")
+    if "likelihood.mixing" not in tensors or not header.get("theta_range"):
+        raise ImageError(f"{path} has no likelihood of properties: the model is not separable, or has none.")
+    return _likelihood(path, header, tensors)
+
+
+def _likelihood(path: Path, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> ImageLikelihood:
+    config = header["network"]
+    n_node = len(tensors["node_weight"])
+    start, stop = (math.log(value) for value in header["sigma_likelihood"])
+    width = (stop - start) / n_node
+    ln_sigma = start + width * (np.arange(n_node) + 0.5)
+    low, high = (math.log(value) for value in config["sigma"])
+    waves = np.cos(np.pi * np.arange(config["n_mix"]) * ((ln_sigma - low) / (high - low))[:, None])
+    mixing = np.einsum("km,mjf->kjf", waves, tensors["likelihood.mixing"].astype(np.float64))
+    layers = tuple(
+        (
+            jnp.asarray(tensors[f"likelihood.layers.{i}.weight"]),
+            jnp.asarray(tensors[f"likelihood.layers.{i}.bias"]),
+        )
+        for i in (0, 2, 4)
+    )
+    ranges = np.asarray(header["theta_range"], np.float32)
+    return ImageLikelihood(
+        layers=layers,
+        mixing=jnp.asarray(mixing / math.sqrt(config["n_basis"]), jnp.float32),
+        weight=jnp.asarray(width * tensors["node_weight"], jnp.float32),
+        low=jnp.asarray(ranges[:, 0]),
+        high=jnp.asarray(ranges[:, 1]),
+        names=tuple(header["theta_names"]),
+        hash=hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+
+
+def read_compiled_images(path: str | Path, likelihood: ImageLikelihood) -> CompiledImages:
+    """Galaxies of a file that `hbm compile` wrote, for the likelihood of the same checkpoint.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImageError
+        If it is truncated, of another format or version, or was made with another checkpoint.
+    """
+    import h5py
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of image statistics at {path}.")
+    try:
+        with h5py.File(path, "r") as file:
+            attrs = dict(file.attrs)
+            names = ("id", "G", "b", "u", "zred", "error")
+            content = {name: file[name][()] for name in names if name in file}
+    except OSError as error:
+        raise ImageError(f"{path} is truncated or not an HDF5 file: {error}") from error
+    if attrs.get("format") != _FORMAT or attrs.get("version") != _FILE_VERSION or len(content) < len(names):
+        raise ImageError(f"{path} is not a file of image statistics of version {_FILE_VERSION}.")
+    if attrs["model_hash"] != likelihood.hash:
+        raise ImageError(
+            f"{path} was compiled with another checkpoint ({attrs['model']}, {attrs['model_hash'][:12]}) "
+            f"than this likelihood's ({likelihood.hash[:12]}). Compile the images again."
+        )
+    data = likelihood.fold(content["G"], content["b"], content["u"], content["zred"])
+    ids = np.asarray([name.decode() for name in content["id"]])
+    return CompiledImages(ids, data, content["error"], content["zred"])

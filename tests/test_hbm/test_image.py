@@ -1,0 +1,168 @@
+"""The likelihood of images in JAX against the torch network it was compiled from."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+import generative
+from generative.checkpoint import Model, save_model
+from generative.conditions import RANGE, THETA, Observing, draw_theta, theta_columns
+from generative.instrument import SDSS_GRIZ
+from generative.likelihood import direct_log_likelihood
+from generative.network import NetworkConfig, Separable
+from generative.preparation import Preparation
+from generative.stamps import Stamps
+from generative.summaries import compile_file
+from hbm.image import ImageError, load_image_likelihood, read_compiled_images
+
+N, M = 3, 5
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    torch.manual_seed(0)
+    config = NetworkConfig(
+        n_band=4,
+        n_pixel=16,
+        n_theta=6,
+        n_u=13,
+        n_basis=5,
+        channels=(16, 16),
+        hidden=16,
+        n_feature=8,
+        refine=8,
+    )
+    network = Separable(config)
+    with torch.no_grad():
+        network.head.weight.mul_(80.0)
+    network.eval().requires_grad_(False)
+    refitted = Separable(config).coefficients.eval().requires_grad_(False)
+    preparation = Preparation((0.1,) * 4, (1.2,) * 4)
+    return Model(
+        network, refitted, preparation, SDSS_GRIZ, THETA, (0.02, 40.0), (0.15, 10.0),
+        torch.tensor([1.3, 0.8, 0.0, 1.1]), {},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stamps() -> Stamps:
+    g = torch.Generator().manual_seed(1)
+    image = torch.randn(N, 4, 16, 16, generator=g)
+    observed = torch.rand(image.shape, generator=g) < 0.9
+    u = Observing(torch.tensor([0.05, 0.1, 0.2]), torch.full((N, 4), 1.3), torch.full((N, 4), 800.0))
+    return Stamps(np.asarray(["a", "b", "c"]), image, torch.ones(N, 4), observed, u)
+
+
+@pytest.fixture(scope="module")
+def files(model: Model, stamps: Stamps, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("compiled")
+    checkpoint, out = folder / "model.safetensors", folder / "stats.h5"
+    save_model(checkpoint, model)
+    compile_file(model, checkpoint, stamps, out, target_error=1e-9, max_draw=8, seed=3)
+    return checkpoint, out
+
+
+@pytest.fixture(scope="module")
+def theta(stamps: Stamps) -> torch.Tensor:
+    zred = stamps.u.zred.repeat_interleave(M)
+    return draw_theta(N * M, zred, torch.Generator().manual_seed(2)).view(N, M, 6)
+
+
+def test_the_likelihood_is_the_direct_integral(
+    model: Model, stamps: Stamps, files: tuple[Path, Path], theta: torch.Tensor
+) -> None:
+    """JAX on compiled statistics against running the torch network at every theta, same noise draws."""
+    likelihood = load_image_likelihood(files[0])
+    compiled = read_compiled_images(files[1], likelihood)
+    assert likelihood.names == THETA
+    assert compiled.id.tolist() == ["a", "b", "c"]
+    each = jax.vmap(jax.vmap(likelihood.log_prob, in_axes=(0, None)))
+    found = np.asarray(each(jnp.asarray(theta.numpy()), jax.tree.map(jnp.asarray, compiled.data)))
+    network = Separable(model.network.config)
+    network.load_state_dict(model.network.state_dict())
+    assert model.coefficients is not None
+    network.coefficients.load_state_dict(model.coefficients.state_dict())
+    network.eval()
+    clean = model.preparation.forward(stamps.image, stamps.noise, stamps.observed)
+    columns = theta_columns(theta.reshape(-1, 6), stamps.u.zred.repeat_interleave(M)).view(N, M, 6)
+    nodes, weight = model.nodes
+    u = torch.as_tensor(np.asarray(compiled.data.u))
+    direct = direct_log_likelihood(
+        network, clean, columns, u, stamps.observed, nodes, weight, n_draw=8, seed=3
+    ).value.numpy()
+    scale = np.ptp(direct, axis=1).min()
+    assert scale > 0.3
+    difference = (found - found[:, :1]) - (direct - direct[:, :1])
+    assert np.abs(difference).max() < 3e-3 * scale + 3e-3
+
+
+def test_gradients_are_finite_differences(files: tuple[Path, Path], theta: torch.Tensor) -> None:
+    with jax.enable_x64(True):
+        likelihood = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), load_image_likelihood(files[0]))
+        galaxy = jax.tree.map(
+            lambda x: jnp.asarray(x[1], jnp.float64), read_compiled_images(files[1], likelihood).data
+        )
+        point = jnp.asarray(theta[1, 0].numpy(), jnp.float64)
+        slope = jax.grad(likelihood.log_prob)(point, galaxy)
+        for i in range(6):
+            step = jnp.zeros(6).at[i].set(1e-4)
+            ends = [likelihood.log_prob(point + sign * step, galaxy) for sign in (1, -1)]
+            np.testing.assert_allclose(slope[i], (ends[0] - ends[1]) / 2e-4, rtol=1e-5, atol=1e-7)
+
+
+def test_ranges_come_from_the_checkpoint(files: tuple[Path, Path]) -> None:
+    likelihood = load_image_likelihood(files[0])
+    np.testing.assert_allclose(likelihood.low, [low for low, _ in RANGE.values()])
+    np.testing.assert_allclose(likelihood.high, [high for _, high in RANGE.values()])
+
+
+def test_no_torch_at_run_time(files: tuple[Path, Path]) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from hbm.image import load_image_likelihood, read_compiled_images, shipped_model\n"
+        f"likelihood = load_image_likelihood({str(files[0])!r})\n"
+        f"print(len(read_compiled_images({str(files[1])!r}, likelihood).id), shipped_model('sdss-griz').name)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["3", "sdss-griz.safetensors"]
+
+
+def test_bad_files_are_refused(files: tuple[Path, Path], model: Model, tmp_path: Path) -> None:
+    likelihood = load_image_likelihood(files[0])
+    with pytest.raises(FileNotFoundError, match="neither a file nor a shipped one"):
+        load_image_likelihood(tmp_path / "nowhere")
+    short = tmp_path / "short.safetensors"
+    short.write_bytes(files[0].read_bytes()[:500])
+    with pytest.raises(ImageError, match="truncated or not a safetensors file"):
+        load_image_likelihood(short)
+    unconditional = tmp_path / "pictures.safetensors"
+    save_model(unconditional, model._replace(coefficients=None))
+    with pytest.raises(ImageError, match="has no likelihood of properties"):
+        load_image_likelihood(unconditional)
+    other = tmp_path / "other.safetensors"
+    save_model(other, model._replace(node_weight=torch.ones(4)))
+    with pytest.raises(ImageError, match="compiled with another checkpoint"):
+        read_compiled_images(files[1], load_image_likelihood(other))
+    with pytest.raises(FileNotFoundError, match="no file of image statistics"):
+        read_compiled_images(tmp_path / "x.h5", likelihood)
+    broken = tmp_path / "broken.h5"
+    broken.write_bytes(files[1].read_bytes()[:900])
+    with pytest.raises(ImageError, match="truncated or not an HDF5 file"):
+        read_compiled_images(broken, likelihood)
+    with h5py.File(broken, "w") as file:
+        file["x"] = 1
+    with pytest.raises(ImageError, match="is not a file of image statistics"):
+        read_compiled_images(broken, likelihood)
+
+
+def test_summaries_are_exported() -> None:
+    assert callable(generative.summarize)
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        _ = generative.nothing
