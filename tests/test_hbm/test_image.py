@@ -21,6 +21,7 @@ from generative.preparation import Preparation
 from generative.stamps import Stamps
 from generative.summaries import compile_file
 from hbm.image import ImageError, load_image_likelihood, read_compiled_images
+from hbm.image_projection import fit_projection
 
 N, M = 3, 5
 
@@ -166,3 +167,33 @@ def test_summaries_are_exported() -> None:
     assert callable(generative.summarize)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = generative.nothing
+
+
+def test_projection_to_numbers(files: tuple[Path, Path]) -> None:
+    """All directions give the likelihood back; few give the least squares part of it that they claim."""
+    likelihood = load_image_likelihood(files[0])
+    rng = np.random.default_rng(0)
+    n, n_draw = 40, 60
+    b = rng.normal(0, 30, (n, 4, 5))
+    G = np.zeros((n, 4, 15))
+    G[:] = rng.uniform(20, 40, (n, 1, 1)) * (np.subtract(*np.triu_indices(5)) == 0)
+    zred = np.full(n, 0.1)
+    images = likelihood.fold(G, b, np.zeros((n, 13)), zred)
+    torch_theta = draw_theta(n * n_draw, torch.full((n * n_draw,), 0.1), torch.Generator().manual_seed(0))
+    theta = torch_theta.numpy().reshape(n, n_draw, 6)
+    each = jax.vmap(jax.vmap(likelihood.log_prob, (0, None)))
+    exact = np.asarray(each(jnp.asarray(theta), jax.tree.map(jnp.asarray, images)))
+    exact = exact - exact.mean(axis=1, keepdims=True)
+    left = []
+    for number in (1, 3, 20):
+        projection = fit_projection(likelihood, images, theta, number)
+        projected = jax.tree.map(jnp.asarray, projection.project(images))
+        assert projected.a.shape == (n, number)
+        found = np.asarray(jax.vmap(jax.vmap(projection.log_prob, (0, None)))(jnp.asarray(theta), projected))
+        found = found - found.mean(axis=1, keepdims=True)
+        common = exact.mean(axis=0)  # what all images share is in psi_0 and costs no number
+        left.append(((found - exact) ** 2).mean() / ((exact - common) ** 2).mean())
+    assert left[0] > left[1] > 10 * left[2]
+    assert left[2] < 1e-3
+    with pytest.raises(ValueError, match="`n_number` must be between 1 and"):
+        fit_projection(likelihood, images, theta, 1000)
