@@ -1,6 +1,7 @@
 """The evaluation of the shipped image models: drawn galaxies against held-out simulations.
 
-    python -m benchmarks.generative_quality [--models sdss-griz hst-f814w] [--n 400] [--device cpu]
+    python -m benchmarks.generative_quality [--models sdss-griz hst-f814w] [--n 400] [--n-information 1000]
+                                            [--device cpu]
 
 Writes results/generative_quality.json, and the figures of each model to results/generative_quality_MODEL/.
 """
@@ -22,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(available()))
     parser.add_argument("--n", type=int, default=400, help="galaxies drawn and compared")
+    parser.add_argument(
+        "--n-information", type=int, default=1000, help="simulations for the information gain"
+    )
     parser.add_argument("--seed", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args(argv)
@@ -30,7 +34,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         start = time.perf_counter()
         out = RESULTS / f"generative_quality_{name}"
         found = evaluate_model(
-            name, out, n=args.n, seed=args.seed, config=None, device=args.device, progress=None
+            name,
+            out,
+            n=args.n,
+            seed=args.seed,
+            config=None,
+            device=args.device,
+            progress=None,
+            n_information=args.n_information,
         )
         found["seconds"] = time.perf_counter() - start
         rows = [
@@ -49,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if info:
                 cover = ", ".join(f"{p} {c:.2f}" for p, c in info["cover_68"].items())
                 print(f"{key}: {info['gain']:.3f} +- {info['error']:.3f} nats; 68 % covers {cover}")
-        found["settings"] = {"n": args.n, "seed": args.seed}
+        found["settings"] = {"n": args.n, "n_information": args.n_information, "seed": args.seed}
         result[name] = found
     stored = RESULTS / "generative_quality.json"
     if stored.is_file():  # models that were not asked for keep their results

@@ -20,6 +20,7 @@ from generative.instrument import Instrument
 from generative.network import Coefficients, Denoiser, NetworkConfig, Separable, build_network
 from generative.noise import likelihood_nodes
 from generative.preparation import Preparation
+from generative.typical import TypicalReference
 
 VERSION = 1
 _KEY = "galaxy-hbm"
@@ -46,6 +47,11 @@ class Model(NamedTuple):
     """Weights of the integral's nodes relative to equal ones, from the refit."""
     provenance: dict[str, Any]
     """How it was made."""
+    calibration: dict[str, Any] | None = None
+    """Information gain and coverage on held-out simulations (`generative.calibration`); None if not
+    measured."""
+    reference: TypicalReference | None = None
+    """What typical images have, for the domain check; None if there is none."""
 
     @property
     def nodes(self) -> tuple[Float[Tensor, " node"], Float[Tensor, " node"]]:
@@ -144,10 +150,13 @@ def save_model(path: Path, model: Model) -> None:
         "sigma_sample": model.sigma_sample,
         "sigma_likelihood": model.sigma_likelihood,
         "provenance": model.provenance,
+        "calibration": model.calibration,
     }
     tensors = {f"network.{name}": value for name, value in model.network.state_dict().items()}
     if model.coefficients is not None:
         tensors |= {f"likelihood.{name}": value for name, value in model.coefficients.state_dict().items()}
+    if model.reference is not None:
+        tensors |= {f"typical.{name}": value for name, value in model.reference._asdict().items()}
     save_tensors(path, tensors | {"node_weight": model.node_weight}, {"kind": "model", **header})
 
 
@@ -176,7 +185,8 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
         model = Model(
             network.eval().requires_grad_(False), coefficients, preparation, instrument,
             tuple(header["theta_names"]), _pair(header["sigma_sample"]), _pair(header["sigma_likelihood"]),
-            tensors["node_weight"].float(), header["provenance"],
+            tensors["node_weight"].float(), header["provenance"], header.get("calibration"),
+            TypicalReference(**_part(tensors, "typical.")) if "typical.slope" in tensors else None,
         )  # fmt: skip
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit its header: {error}") from error

@@ -26,6 +26,9 @@ from generative.train import STATE_NAME, StepResult, contrast_is_sound, run
 
 Progress = Callable[[int, int, str], None]
 
+_STRANGE = 0.002
+"""p-value of the domain check below which an image is named as unlike those of training."""
+
 
 def check_device(device: str) -> None:
     """Refuse what torch cannot use here.
@@ -235,9 +238,19 @@ def _label_rows(model: Model, request: SampleRequest) -> tuple[Tensor | None, No
 
 
 def evaluate_model(
-    name: str, out: Path, *, n: int, seed: int, config: str | None, device: str, progress: Progress | None
+    name: str,
+    out: Path,
+    *,
+    n: int,
+    seed: int,
+    config: str | None,
+    device: str,
+    progress: Progress | None,
+    n_information: int | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model on the data of a configuration, or of its own.
+
+    Of ``n_information`` simulations the information gain is measured; of ``n`` without it.
 
     Raises
     ------
@@ -258,7 +271,7 @@ def evaluate_model(
     # The data alone are wanted: not the model that the run started from.
     training = dataclasses.replace(settings.training, start_from="")
     source = set_up(dataclasses.replace(settings, training=training), base, device).source
-    return evaluate(model, source, out, n=n, n_information=n, seed=seed, progress=progress)
+    return evaluate(model, source, out, n=n, n_information=n_information or n, seed=seed, progress=progress)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +284,8 @@ class Compiled:
     largest_error: float
     n_above: int
     """Galaxies that did not reach the error asked for."""
+    strange: list[str]
+    """Galaxies unlike anything that the model knows."""
 
 
 def compile_survey(
@@ -314,7 +329,8 @@ def compile_survey(
         chunk=chunk, overwrite=overwrite, progress=tell,
     )  # fmt: skip
     with h5py.File(out, "r") as file:
-        error = file["error"][()]
+        error, p = file["error"][()], file["p_typical"][()]
+        names = [name.decode() for name in file["id"][p < _STRANGE]]
     return Compiled(
-        len(error), float(np.median(error)), float(error.max()), int((error > target_error).sum())
+        len(error), float(np.median(error)), float(error.max()), int((error > target_error).sum()), names
     )

@@ -80,6 +80,9 @@ class TrainingOptions:
     refit_images: int = 2000
     """Held-out images of the final refit; 0 for none."""
     refit_steps: int = 600
+    calibration_images: int = 1000
+    """Simulations that the likelihood's information gain and coverage, and the domain check, are measured on;
+    0 for none."""
 
 
 @dataclass(frozen=True)

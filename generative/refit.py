@@ -31,6 +31,9 @@ class CachedStatistics(NamedTuple):
     b: Float[Tensor, "image node basis"]
     theta: Float[Tensor, "image theta"]
     u: Float[Tensor, "image column"]
+    square: Float[Tensor, "image node"]
+    n_observed: Float[Tensor, " image"]
+    """Pixels."""
 
 
 class Refitted(NamedTuple):
@@ -75,8 +78,8 @@ def cache_statistics(
         observed = random_holes(batch.observed, generator) if holes else batch.observed
         clean = preparation.forward(batch.image, batch.noise, observed)
         u = hide_unseen(batch.u, observed)
-        G, b, _ = image_statistics(network, clean, u, observed, nodes, seed=seed + first, n_draw=n_draw)
-        parts.append(CachedStatistics(G, b, batch.theta, u))
+        G, b, square = image_statistics(network, clean, u, observed, nodes, seed=seed + first, n_draw=n_draw)
+        parts.append(CachedStatistics(G, b, batch.theta, u, square, observed.flatten(1).sum(1).to(G.dtype)))
         if progress is not None:
             progress(min(first + chunk, n), n, "statistics of held-out images")
     return CachedStatistics(*(torch.cat(items) for items in zip(*parts, strict=True)))

@@ -17,6 +17,7 @@ Format, HDF5 (version 1). Attributes of the root: ``format``, ``version``, ``mod
 ``zred``                             redshift
 ``n_draw``                           noise draws per node
 ``error``                            Monte Carlo error of log-likelihood differences in the posterior, nats
+``p_typical``                        p-value of the domain check (`generative.typical`); nan without
 ==============  ===================  =======================================================================
 
 and ``nodes``, the noise levels. Rows are appended while a run goes on, in ``NAME.part``; the file gets its
@@ -33,6 +34,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from generative.calibration import N_FIRST_PAIR
 from generative.checkpoint import Model
 from generative.conditions import observing_columns
 from generative.data import proposal_columns
@@ -40,11 +42,10 @@ from generative.network import Coefficients, Separable
 from generative.noise import likelihood_nodes
 from generative.stamps import Stamps
 from generative.statistics import ImageStatistics, log_likelihood, paired_statistics
+from generative.typical import TYPICAL_SEED, unconditional_loss
 
 FORMAT, VERSION = "galaxy-hbm image statistics", 1
 _N_PROPOSAL = 512
-_N_FIRST = 4
-"""Pairs before the Monte Carlo error is trusted."""
 
 Progress = Callable[[int, int], None]
 
@@ -66,6 +67,9 @@ class Summaries(NamedTuple):
     n_draw: Int[np.ndarray, " galaxy"]
     error: Float[np.ndarray, " galaxy"]
     """Monte Carlo standard error of log-likelihood differences in the posterior, nats."""
+    p_typical: Float[np.ndarray, " galaxy"]
+    """Part of held-out simulations that the model knows as badly (`generative.typical`); nan if the model has
+    no reference."""
 
 
 def packed(G: Float[Tensor, "*rows basis basis"]) -> Float[Tensor, "*rows packed"]:
@@ -182,8 +186,8 @@ def iterate_summaries(
         raise ValueError("`model` must be separable and of an instrument to have sufficient statistics.")
     if not target_error > 0:
         raise ValueError(f"`target_error` must be positive (nats), got {target_error}.")
-    if max_draw < 2 * _N_FIRST or max_draw % 2:
-        raise ValueError(f"`max_draw` must be even and at least {2 * _N_FIRST}, got {max_draw}.")
+    if max_draw < 2 * N_FIRST_PAIR or max_draw % 2:
+        raise ValueError(f"`max_draw` must be even and at least {2 * N_FIRST_PAIR}, got {max_draw}.")
     config = network.config
     wanted = (config.n_band, config.n_pixel, config.n_pixel)
     if len(stamps.image) == 0 or tuple(stamps.image.shape[1:]) != wanted:
@@ -217,7 +221,21 @@ def iterate_summaries(
             stamps.u.zred[rows].cpu().numpy(),
             2 * count.cpu().numpy(),
             error.cpu().numpy(),
+            _p_typical(model, network, clean, u, observed, nodes),
         )
+
+
+def _p_typical(
+    model: Model, network: Separable, clean: Tensor, u: Tensor, observed: Tensor, nodes: Tensor
+) -> np.ndarray:
+    """Domain check, with the noise that the reference was made with."""
+    if model.reference is None:
+        return np.full(len(u), np.nan, np.float32)
+    pair = paired_statistics(network, clean, u, observed, nodes, range(1), seed=TYPICAL_SEED).mean()
+    count = observed.flatten(1).sum(1).to(clean.dtype)
+    loss = unconditional_loss(network.coefficients, pair, u, count, nodes)
+    p: np.ndarray = model.reference.p_value(loss.cpu(), u.cpu()).float().numpy()
+    return p
 
 
 def _until(
@@ -244,7 +262,7 @@ def _until(
     count, error = torch.zeros(n, dtype=torch.long), torch.full((n,), torch.nan)
     left = torch.arange(n)
     so_far: ImageStatistics | None = None
-    done, until = 0, min(_N_FIRST, max_pair)
+    done, until = 0, min(N_FIRST_PAIR, max_pair)
     while len(left):
         fresh = paired_statistics(
             network, clean[left], u[left], observed[left], nodes, range(done, until), seed=seed

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from generative.calibration import calibrated
 from generative.checkpoint import (
     CheckpointError,
     Model,
@@ -491,10 +492,13 @@ def finished_model(
         )  # fmt: skip
         coefficients, weight = done.coefficients, done.node_weight
         notes["refit"] = {"images": len(cached.theta), "before": done.loss_before, "after": done.loss_after}
-    return Model(
+    model = Model(
         network, coefficients, state.preparation, instrument, theta_names, options.sigma_sample,
         options.sigma_likelihood, weight, notes | provenance,
     )  # fmt: skip
+    if options.calibration_images == 0:
+        return model
+    return calibrated(model, source, options.calibration_images, seed=options.seed, progress=progress)
 
 
 class RunLog:

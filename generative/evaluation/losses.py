@@ -11,7 +11,7 @@ from generative.data import Batch
 from generative.network import Separable
 from generative.noise import likelihood_nodes
 from generative.refit import CachedStatistics
-from generative.statistics import image_statistics, information_gain
+from generative.statistics import information_gain
 
 
 class LevelLoss(NamedTuple):
@@ -63,25 +63,9 @@ class Information(NamedTuple):
     """Part of the images whose true value is in the central 68 % of the posterior, by property."""
     cover_95: dict[str, float]
     """And in the central 95 %."""
+    deviation: dict[str, float]
+    """Largest difference between the coverage of central intervals and their probability, by property."""
     n: int
-
-
-@torch.no_grad()
-def held_statistics(
-    model: Model, batch: Batch, *, n_draw: int = 2, chunk: int = 64
-) -> CachedStatistics | None:
-    """Statistics of held-out images on the nodes of a model; None for a network that is not separable."""
-    network = model.network
-    if not isinstance(network, Separable) or model.coefficients is None:
-        return None
-    nodes, _ = likelihood_nodes(model.sigma_likelihood, len(model.node_weight))
-    nodes = nodes.to(batch.image.device)
-    parts = []
-    for rows in torch.arange(len(batch.image)).split(chunk):
-        clean = model.preparation.forward(batch.image[rows], batch.noise[rows], batch.observed[rows])
-        G, b, _ = image_statistics(network, clean, batch.u[rows], batch.observed[rows], nodes, n_draw=n_draw)
-        parts.append(CachedStatistics(G, b, batch.theta[rows], batch.u[rows]))
-    return CachedStatistics(*(torch.cat(items) for items in zip(*parts, strict=True)))
 
 
 @torch.no_grad()
@@ -93,7 +77,7 @@ def information(
     Parameters
     ----------
     cached
-        From `held_statistics`.
+        From `generative.refit.cache_statistics`, on the model's own nodes.
     proposal
         Scaled theta from the distribution that the images' were drawn from.
     refitted
@@ -118,6 +102,15 @@ def information(
         inside = ((rank > tail) & (rank < 1 - tail)).float().mean(0)
         return dict(zip(model.theta_names, inside.tolist(), strict=True))
 
+    # A rank r lies in the central intervals of probability |2 r - 1| and more.
+    inside = torch.sort((2 * rank - 1).abs(), dim=0).values
+    expected = (torch.arange(len(inside), device=inside.device) + 0.5)[:, None] / len(inside)
+    off = (inside - expected).abs().max(dim=0).values
     return Information(
-        float(gain.mean()), float(gain.std() / len(gain) ** 0.5), cover(0.16), cover(0.025), len(gain)
+        float(gain.mean()),
+        float(gain.std() / len(gain) ** 0.5),
+        cover(0.16),
+        cover(0.025),
+        dict(zip(model.theta_names, off.tolist(), strict=True)),
+        len(gain),
     )

@@ -15,10 +15,12 @@ from generative.data import Batch, Source
 from generative.display import image_grid, to_rgb
 from generative.evaluation.compare import distances
 from generative.evaluation.figures import distance_figure, loss_figure, morphology_figure
-from generative.evaluation.losses import held_statistics, information, level_losses
+from generative.evaluation.losses import information, level_losses
 from generative.evaluation.morphology import measure
 from generative.evaluation.neighbours import memorisation
 from generative.instrument import Instrument
+from generative.network import Separable
+from generative.refit import cache_statistics
 from generative.sampler import denoise_fn, heun, sigma_schedule
 
 _N_PROPOSAL = 2048
@@ -149,11 +151,14 @@ def evaluate(
     }
     proposal = source.proposal(_N_PROPOSAL)
     if proposal is not None:
-        cached = held_statistics(model, source.held_out(n_information, _generator(seed, 4, device)))
-        for name, refitted in (("information", True), ("information_before_refit", False)):
-            if cached is None:
-                result[name] = None
-            else:
+        result["information"] = result["information_before_refit"] = None
+        if isinstance(model.network, Separable):
+            cached = cache_statistics(
+                model.network, model.preparation, source, n_information, sigma=model.sigma_likelihood,
+                n_node=len(model.node_weight), seed=10**8 * 4 + seed, holes=False, device=device,
+                progress=progress,
+            )  # fmt: skip
+            for name, refitted in (("information", True), ("information_before_refit", False)):
                 result[name] = information(model, cached, proposal, refitted=refitted)._asdict()
     write_atomically(out / "evaluation.json", (json.dumps(result, indent=1) + "\n").encode())
     figures: dict[str, Figure] = {

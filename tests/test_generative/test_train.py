@@ -23,7 +23,7 @@ TINY = {
     "network": {"n_basis": 4, "channels": [16, 16], "hidden": 16, "n_feature": 8},
     "training": {
         "steps": 6, "batch": 8, "levels": 2, "validate_every": 3, "save_every": 2, "n_validate": 8,
-        "n_node": 3, "refit_images": 40, "refit_steps": 30, "warmup": 2,
+        "n_node": 3, "refit_images": 40, "refit_steps": 30, "warmup": 2, "calibration_images": 0,
     },
 }  # fmt: skip
 
@@ -183,7 +183,9 @@ def test_the_refit_reaches_the_exact_likelihood() -> None:
     x = 4 * theta + torch.randn(n, 2, generator=generator)
     # -|x - c|^2 / 2 = -(c G c - 2 b c) width + const with these, where c = 4 theta
     G = torch.eye(2).expand(n, 1, 2, 2) / (2 * width)
-    cached = CachedStatistics(G, x[:, None] / (2 * width), theta, torch.zeros(n, 0))
+    cached = CachedStatistics(
+        G, x[:, None] / (2 * width), theta, torch.zeros(n, 0), torch.zeros(n, 1), torch.ones(n)
+    )
     torch.manual_seed(1)
     sizes = NetworkConfig(n_band=2, n_pixel=16, n_theta=2, n_u=0, n_basis=2, hidden=16, n_feature=8)
     net = Coefficients(sizes)
