@@ -1,4 +1,4 @@
-"""What the benchmarks of image models share: the machine, and a likelihood by direct evaluation."""
+"""What the benchmarks of image models share: the machine, and the information gain."""
 
 import importlib.metadata
 import json
@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from benchmarks._common import RESULTS
-from generative.network import Denoiser
 
 _PACKAGES = ("torch", "diffusers", "accelerate", "jax", "numpy", "statmorph", "galsim")
 
@@ -43,36 +42,6 @@ def write_result(name: str, device: str, settings: dict[str, Any], result: dict[
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n")
     print(json.dumps(content))
-
-
-@torch.no_grad()
-def direct_log_prob(
-    network: Denoiser,
-    clean: Tensor,
-    u: Tensor,
-    observed: Tensor,
-    theta: Tensor,
-    nodes: Tensor,
-    width: float,
-    seed: int,
-) -> Tensor:
-    """Ln p(x_i | theta_ij) up to a constant of the image, by running the network for each; any denoiser.
-
-    The same antithetic noise for all theta.
-    """
-    n, m, _ = theta.shape
-    generator = torch.Generator().manual_seed(seed)
-    total = torch.zeros(n, m, device=clean.device)
-    for sigma in nodes:
-        eps = torch.randn(clean.shape[1:], generator=generator).to(clean.device)
-        level = sigma.to(clean.device).expand(n)
-        for sign in (1.0, -1.0):
-            noisy = clean + sigma * sign * eps
-            for j in range(m):
-                denoised = network(noisy, level, theta[:, j], u, observed)
-                square = (((clean - denoised) * observed) ** 2).flatten(1).sum(1)
-                total[:, j] -= 0.5 * width * square / sigma**2
-    return total
 
 
 def gain_among(log_prob: Tensor) -> tuple[float, float]:

@@ -56,6 +56,7 @@ def speeds(name: str, seconds: float, device: str) -> dict[str, Any]:
 
         n_band, n_pixel = setup.source.n_band, setup.source.n_pixel
         n_theta, n_u = setup.source.n_theta, setup.source.n_u
+        n_train = len(fixed.image)
 
         def batch(self, n: int, generator: torch.Generator) -> Any:
             del n, generator
