@@ -54,6 +54,22 @@ class CompiledImages(NamedTuple):
     zred: Float[np.ndarray, " galaxy"]
 
 
+class PropertyCoverage(NamedTuple):
+    """Part of the true values inside central posterior intervals."""
+
+    name: str
+    in_68: float
+    in_95: float
+    n: int
+    """Simulations."""
+
+    def is_overconfident(self) -> bool:
+        """Whether an interval covers too little: by 0.05 (0.03 of 95 %) and three standard errors."""
+        short = (0.68 - self.in_68, 0.95 - self.in_95)
+        chance = (math.sqrt(0.68 * 0.32 / self.n), math.sqrt(0.95 * 0.05 / self.n))
+        return any(s > max(least, 3 * c) for s, c, least in zip(short, chance, (0.05, 0.03), strict=True))
+
+
 class ImageLikelihood(eqx.Module):
     """Small network and weights of an image model; make it with `load_image_likelihood`."""
 
@@ -71,6 +87,8 @@ class ImageLikelihood(eqx.Module):
     """Properties, in the order of theta."""
     hash: str = eqx.field(static=True)
     """SHA-256 of the checkpoint."""
+    calibration: tuple["PropertyCoverage", ...] = eqx.field(static=True, default=())
+    """Coverage on held-out simulations; empty if it was not measured."""
 
     def feature(
         self, theta: Float[Array, " theta"], u: Float[Array, " column"], age_gyr: Float[Array, ""]
@@ -117,6 +135,37 @@ class ImageLikelihood(eqx.Module):
         age = np.asarray(default_cosmology().age(jnp.asarray(zred, jnp.float32)))
         return GalaxyImage(
             M.astype(np.float32), v.astype(np.float32), np.asarray(u, np.float32), age.astype(np.float32)
+        )
+
+
+def require_calibrated(likelihood: ImageLikelihood, *, insist: bool = False) -> None:
+    """Refuse a likelihood whose intervals are too narrow, or were never tested.
+
+    Parameters
+    ----------
+    likelihood
+        That a fit is to use.
+    insist
+        Use it all the same.
+
+    Raises
+    ------
+    ImageError
+        If its coverage on held-out simulations was not measured or falls short; the message says where.
+    """
+    if insist:
+        return
+    if not likelihood.calibration:
+        raise ImageError(
+            "`likelihood` was never calibrated: nobody knows how true its intervals are. Train with "
+            "`calibration_images`, or insist."
+        )
+    narrow = [c for c in likelihood.calibration if c.is_overconfident()]
+    if narrow:
+        parts = ", ".join(f"{c.name} {c.in_68:.0%} and {c.in_95:.0%}" for c in narrow)
+        raise ImageError(
+            f"`likelihood` is overconfident: its 68 % and 95 % intervals cover {parts} of "
+            f"{narrow[0].n} held-out simulations. Refit it on more images, or insist."
         )
 
 
@@ -187,6 +236,17 @@ def _likelihood(path: Path, header: dict[str, Any], tensors: dict[str, np.ndarra
         high=jnp.asarray(ranges[:, 1]),
         names=tuple(header["theta_names"]),
         hash=hashlib.sha256(path.read_bytes()).hexdigest(),
+        calibration=_coverage(header.get("calibration")),
+    )
+
+
+def _coverage(calibration: dict[str, Any] | None) -> tuple[PropertyCoverage, ...]:
+    if not calibration:
+        return ()
+    found = calibration["refitted"]
+    return tuple(
+        PropertyCoverage(name, float(value), float(found["cover_95"][name]), int(found["n"]))
+        for name, value in found["cover_68"].items()
     )
 
 

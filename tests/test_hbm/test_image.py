@@ -20,7 +20,13 @@ from generative.network import NetworkConfig, Separable
 from generative.preparation import Preparation
 from generative.stamps import Stamps
 from generative.summaries import compile_file
-from hbm.image import ImageError, load_image_likelihood, read_compiled_images
+from hbm.image import (
+    ImageError,
+    ImageLikelihood,
+    load_image_likelihood,
+    read_compiled_images,
+    require_calibrated,
+)
 from hbm.image_projection import fit_projection
 
 N, M = 3, 5
@@ -161,6 +167,28 @@ def test_bad_files_are_refused(files: tuple[Path, Path], model: Model, tmp_path:
         file["x"] = 1
     with pytest.raises(ImageError, match="is not a file of image statistics"):
         read_compiled_images(broken, likelihood)
+
+
+def test_overconfident_likelihoods_are_refused(
+    files: tuple[Path, Path], model: Model, tmp_path: Path
+) -> None:
+    with pytest.raises(ImageError, match="never calibrated"):
+        require_calibrated(load_image_likelihood(files[0]))
+    require_calibrated(load_image_likelihood(files[0]), insist=True)
+
+    def covering(in_68: float, in_95: float, n: int) -> ImageLikelihood:
+        found = {"cover_68": {"logmass": 0.68, "dust2": in_68}, "cover_95": {"logmass": 0.95, "dust2": in_95}}
+        path = tmp_path / "calibrated.safetensors"
+        save_model(path, model._replace(calibration={"refitted": found | {"n": n}}))
+        return load_image_likelihood(path)
+
+    require_calibrated(covering(0.66, 0.94, 1000))
+    require_calibrated(covering(0.75, 0.99, 1000))  # too wide is not refused
+    require_calibrated(covering(0.60, 0.93, 100))  # within chance
+    with pytest.raises(ImageError, match=r"cover dust2 60% and 94% of 1000 held-out"):
+        require_calibrated(covering(0.60, 0.94, 1000))
+    with pytest.raises(ImageError, match="dust2 68% and 90%"):
+        require_calibrated(covering(0.68, 0.90, 1000))
 
 
 def test_summaries_are_exported() -> None:
