@@ -1,5 +1,8 @@
 """Anchors: exact where the denoiser is linear in theta, converging where it is smooth."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -14,8 +17,6 @@ from generative.anchors import (
 from generative.likelihood import direct_log_likelihood
 from generative.network import scalings
 from generative.noise import likelihood_nodes
-from tests.test_generative.test_likelihood import LinearGaussian
-from tests.test_generative.test_loss import random_inputs
 
 
 def test_weights_interpolate() -> None:
@@ -29,8 +30,8 @@ def test_weights_interpolate() -> None:
     torch.testing.assert_close(a @ anchors.theta.double(), theta.double(), rtol=0, atol=1e-6)
 
 
-def test_a_linear_denoiser_needs_no_more_anchors_than_it_has_directions() -> None:
-    model = LinearGaussian()
+def test_a_linear_denoiser_needs_no_more_anchors_than_it_has_directions(linear_gaussian: Any) -> None:
+    model = linear_gaussian
     theta = torch.randn(3, 2, generator=torch.Generator().manual_seed(1))
     x = model.draw(theta, 2)
     others = theta[:, None] + torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.0, -0.7]])
@@ -64,7 +65,7 @@ class PlainDiffusers:
         return c_skip * noisy + c_out * self.unet(c_in * noisy, 250 * torch.log(sigma), hidden).sample
 
 
-def test_more_anchors_are_better(tiny_film: nn.Module) -> None:
+def test_more_anchors_are_better(tiny_film: nn.Module, random_inputs: Callable[..., Any]) -> None:
     """On FiLM and on a plain diffusers network the error falls as anchors are added."""
     clean, _, u, observed = random_inputs(1, 3)
     nodes, width = likelihood_nodes((0.3, 5.0), 2)

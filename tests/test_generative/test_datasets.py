@@ -1,5 +1,6 @@
 """Training images from disk: what is right is read, what is wrong is named."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,29 +91,9 @@ def test_npz(tmp_path: Path) -> None:
         read_npz(DataConfig("npz", path="z"), tmp_path / "z.npz")
 
 
-def universe(path: Path, **changes: Any) -> Path:
-    """A file in the layout of the Multimodal Universe, bands in another order than the instrument's."""
-    rng = np.random.default_rng(1)
-    n, side = 10, 20
-    content: dict[str, Any] = {
-        "image_array": rng.normal(5, 1, (n, 3, side, side)).astype(np.float32),
-        "image_band": np.array([[b"SDSS-R", b"SDSS-G", b"SDSS-I"]] * n),
-        "image_ivar": np.full((n, 3, side, side), 4.0, np.float32),
-        "image_mask": np.ones((n, 3, side, side), bool),
-        "image_psf_fwhm": np.full((n, 3), 1.3, np.float32),
-        "image_scale": np.full((n, 3), 0.396, np.float32),
-        "Z": np.full(n, 0.1, np.float32),
-        "logmass": np.where(np.arange(n) < 5, 10.5, np.nan),
-    }
-    content |= changes
-    with h5py.File(path, "w") as file:
-        for name, value in content.items():
-            if value is not None:
-                file[name] = value
-    return path
-
-
-def test_multimodal_universe(tmp_path: Path, small_instrument: Instrument) -> None:
+def test_multimodal_universe(
+    tmp_path: Path, small_instrument: Instrument, universe: Callable[..., Path]
+) -> None:
     mask = np.ones((10, 3, 20, 20), bool)
     mask[2, 1, 10, 10] = False
     path = universe(tmp_path / "x.h5", image_mask=mask)
@@ -144,13 +125,19 @@ def test_multimodal_universe(tmp_path: Path, small_instrument: Instrument) -> No
     ],
 )
 def test_multimodal_universe_refusals(
-    tmp_path: Path, small_instrument: Instrument, changes: dict[str, Any], match: str
+    tmp_path: Path,
+    small_instrument: Instrument,
+    changes: dict[str, Any],
+    match: str,
+    universe: Callable[..., Path],
 ) -> None:
     with pytest.raises(DataError, match=match):
         read_multimodal_universe(universe(tmp_path / "x.h5", **changes), small_instrument)
 
 
-def test_a_truncated_hdf5(tmp_path: Path, small_instrument: Instrument) -> None:
+def test_a_truncated_hdf5(
+    tmp_path: Path, small_instrument: Instrument, universe: Callable[..., Path]
+) -> None:
     path = universe(tmp_path / "x.h5")
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(DataError, match="truncated or not an HDF5 file"):

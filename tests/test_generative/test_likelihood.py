@@ -1,6 +1,8 @@
 """The direct likelihood and absolute densities, against cases with a known answer."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -11,43 +13,13 @@ from generative.likelihood import direct_log_likelihood, placed_nodes
 from generative.network import Film, Separable
 from generative.noise import NoiseDensity, likelihood_nodes
 from generative.statistics import image_statistics, log_likelihood
-from tests.test_generative.test_loss import random_inputs
 
-SIDE = 3
-
-
-class LinearGaussian:
-    """Images x ~ N(A theta, S) with their optimal denoiser D = mu + S (S + sigma^2)^-1 (x_sigma - mu)."""
-
-    def __init__(self) -> None:
-        g = torch.Generator().manual_seed(0)
-        n = SIDE**2
-        self.A = torch.randn(n, 2, generator=g)
-        half = torch.randn(n, n, generator=g) / 2
-        self.S = half @ half.T + 0.3 * torch.eye(n)
-
-    def mean(self, theta: Tensor) -> Tensor:
-        return theta @ self.A.T
-
-    def draw(self, theta: Tensor, seed: int) -> Tensor:
-        eps = torch.randn(len(theta), SIDE**2, generator=torch.Generator().manual_seed(seed))
-        return (self.mean(theta) + eps @ torch.linalg.cholesky(self.S).T).view(-1, 1, SIDE, SIDE)
-
-    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
-        normal = torch.distributions.MultivariateNormal(self.mean(theta), self.S)
-        return normal.log_prob(x.flatten(1))
-
-    def __call__(self, noisy: Tensor, sigma: Tensor, theta: Tensor, u: Tensor, observed: Tensor) -> Tensor:
-        del u, observed
-        mean = self.mean(theta)
-        total = self.S + sigma[0] ** 2 * torch.eye(len(self.S))
-        moved = torch.linalg.solve(total, (noisy.flatten(1) - mean).T).T @ self.S
-        return (mean + moved).view_as(noisy)
+SIDE = 3  # of the linear-Gaussian images
 
 
-def test_the_integral_is_the_likelihood_of_a_linear_gaussian_image() -> None:
+def test_the_integral_is_the_likelihood_of_a_linear_gaussian_image(linear_gaussian: Any) -> None:
     """Differences and gradients agree to the part of the integral outside the nodes' range."""
-    model = LinearGaussian()
+    model = linear_gaussian
     theta = torch.randn(4, 2, generator=torch.Generator().manual_seed(1))
     x = model.draw(theta, 2)
     others = theta[:, None] + torch.tensor([[0.0, 0.0], [0.5, 0.0], [0.0, -0.7], [0.5001, 0.0]])
@@ -65,9 +37,9 @@ def test_the_integral_is_the_likelihood_of_a_linear_gaussian_image() -> None:
         found._replace(pairs=found.pairs[:1]).difference_error()
 
 
-def test_a_short_range_of_levels_loses_what_theory_says() -> None:
+def test_a_short_range_of_levels_loses_what_theory_says(linear_gaussian: Any) -> None:
     """With one pixel of variance s the part kept is s / (s + low^2) - s / (s + high^2)."""
-    model = LinearGaussian()
+    model = linear_gaussian
     model.S, model.A = 0.5 * torch.eye(SIDE**2), model.A
     x = model.draw(torch.zeros(2, 2), 3)
     others = torch.tensor([[0.0, 0.0], [1.0, 0.3]]).expand(2, 2, 2)
@@ -98,7 +70,7 @@ def test_placed_nodes_integrate() -> None:
     assert abs(integral / exact - 1) < 0.02
 
 
-def test_direct_is_compiled_to_rounding(tiny: Separable) -> None:
+def test_direct_is_compiled_to_rounding(tiny: Separable, random_inputs: Callable[..., Any]) -> None:
     clean, theta, u, observed = random_inputs(2, 7)
     nodes, width = likelihood_nodes((0.15, 10.0), 4)
     weight = torch.full((4,), width)
@@ -113,7 +85,9 @@ def test_direct_is_compiled_to_rounding(tiny: Separable) -> None:
     torch.testing.assert_close((compiled[:, 0] - compiled[:, 1]).detach(), difference, rtol=1e-3, atol=2e-3)
 
 
-def test_a_network_that_is_not_separable_has_a_likelihood_too(tiny_film: Film) -> None:
+def test_a_network_that_is_not_separable_has_a_likelihood_too(
+    tiny_film: Film, random_inputs: Callable[..., Any]
+) -> None:
     clean, theta, u, observed = random_inputs(2, 3)
     nodes, width = likelihood_nodes((0.15, 10.0), 2)
     found = direct_log_likelihood(
@@ -124,8 +98,8 @@ def test_a_network_that_is_not_separable_has_a_likelihood_too(tiny_film: Film) -
 
 
 @pytest.mark.parametrize("exact", [True, False])
-def test_flow_density_of_a_gaussian(exact: bool) -> None:
-    model = LinearGaussian()
+def test_flow_density_of_a_gaussian(exact: bool, linear_gaussian: Any) -> None:
+    model = linear_gaussian
     theta = torch.tensor([[0.2, -0.4], [1.0, 0.3]])
     x = model.draw(theta, 5)
 

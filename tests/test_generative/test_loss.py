@@ -1,5 +1,8 @@
 """The losses against direct evaluation of the denoiser."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,17 +13,10 @@ from generative.noise import NoiseDensity, likelihood_nodes
 from generative.statistics import image_statistics, information_gain
 
 
-def random_inputs(n: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    g = torch.Generator().manual_seed(seed)
-    clean = torch.randn(n, 2, 16, 16, generator=g)
-    theta = 2 * torch.rand(n, 6, generator=g) - 1
-    u = torch.randn(n, 7, generator=g)
-    observed = torch.rand(n, 2, 16, 16, generator=g) < 0.9
-    return torch.where(observed, clean, 0.0), theta, u, observed
-
-
 @pytest.mark.parametrize("holes", [True, False])
-def test_statistics_give_the_residual_of_the_denoiser(tiny: Separable, holes: bool) -> None:
+def test_statistics_give_the_residual_of_the_denoiser(
+    tiny: Separable, holes: bool, random_inputs: Callable[..., Any]
+) -> None:
     clean, theta, u, observed = random_inputs(4)
     if not holes:
         observed = torch.ones_like(observed)
@@ -35,7 +31,7 @@ def test_statistics_give_the_residual_of_the_denoiser(tiny: Separable, holes: bo
     assert s.G.abs().max().item() > 1e-3  # the basis does something
 
 
-def test_losses_are_those_of_the_denoiser(tiny: Separable) -> None:
+def test_losses_are_those_of_the_denoiser(tiny: Separable, random_inputs: Callable[..., Any]) -> None:
     n, n_level = 3, 2
     clean, theta, u, observed = random_inputs(n, 5)
     g = torch.Generator().manual_seed(2)
@@ -73,7 +69,7 @@ def test_losses_are_those_of_the_denoiser(tiny: Separable) -> None:
     torch.testing.assert_close(parts.total, total, rtol=1e-3, atol=1e-3)
 
 
-def test_a_batch_of_missing_labels_still_trains(tiny: Separable) -> None:
+def test_a_batch_of_missing_labels_still_trains(tiny: Separable, random_inputs: Callable[..., Any]) -> None:
     clean, theta, u, observed = random_inputs(3)
     sigma, weight = torch.ones(2, 3), torch.ones(2, 3)
     unknown = torch.full_like(theta, torch.nan)
@@ -85,7 +81,9 @@ def test_a_batch_of_missing_labels_still_trains(tiny: Separable) -> None:
     assert all(torch.isfinite(g).all() for g in grads)
 
 
-def test_images_of_unknown_theta_take_no_part_in_the_contrast(tiny: Separable) -> None:
+def test_images_of_unknown_theta_take_no_part_in_the_contrast(
+    tiny: Separable, random_inputs: Callable[..., Any]
+) -> None:
     clean, theta, u, observed = random_inputs(5)
     sigma, weight, eps = torch.ones(3, 5), torch.ones(3, 5), torch.randn(3, *clean.shape)
     partly = theta.clone()
@@ -106,7 +104,7 @@ def test_images_of_unknown_theta_take_no_part_in_the_contrast(tiny: Separable) -
     torch.testing.assert_close(found, losses(alone).contrast, rtol=1e-4, atol=1e-4)
 
 
-def test_film_has_the_denoising_loss_alone(tiny_film: Film) -> None:
+def test_film_has_the_denoising_loss_alone(tiny_film: Film, random_inputs: Callable[..., Any]) -> None:
     clean, theta, u, observed = random_inputs(3)
     batch = TrainingBatch(
         clean, theta, theta, u, observed, torch.ones(2, 3), torch.ones(2, 3), torch.randn(2, *clean.shape)
@@ -136,7 +134,7 @@ def test_noise_density_integrates_without_bias() -> None:
     assert error < 0.02 * exact
 
 
-def test_information_gain_of_a_known_posterior(tiny: Separable) -> None:
+def test_information_gain_of_a_known_posterior(tiny: Separable, random_inputs: Callable[..., Any]) -> None:
     """With G = 0 and b = 0 nothing is learnt: the gain is zero and the ranks are those of the prior."""
     _, theta, u, _ = random_inputs(8)
     nodes, width = likelihood_nodes((0.15, 10.0), 3)
@@ -147,7 +145,7 @@ def test_information_gain_of_a_known_posterior(tiny: Separable) -> None:
     torch.testing.assert_close(rank, 0.5 * (theta + 1), rtol=0, atol=0.05)
 
 
-def test_statistics_refuse_odd_draws(tiny: Separable) -> None:
+def test_statistics_refuse_odd_draws(tiny: Separable, random_inputs: Callable[..., Any]) -> None:
     clean, _, u, observed = random_inputs(1)
     with pytest.raises(ValueError, match="`n_draw` must be even"):
         image_statistics(tiny, clean, u, observed, torch.ones(1), n_draw=3)

@@ -20,7 +20,6 @@ from generative.stamps import Stamps
 from generative.statistics import image_statistics, log_likelihood, paired_statistics
 from generative.summaries import SummaryError, compile_file, packed, posterior_error, unpacked
 from hbm.cli import app
-from tests.test_generative.test_datasets import universe
 
 N = 7
 
@@ -171,7 +170,7 @@ def test_bad_images_and_models(model: Model, stamps: Stamps) -> None:
         generative.summarize(model._replace(coefficients=None), stamps)
 
 
-def test_the_command(model: Model, tmp_path: Path) -> None:
+def test_the_command(model: Model, tmp_path: Path, universe: Callable[..., Path]) -> None:
     assert model.instrument is not None
     checkpoint, images = tmp_path / "m.safetensors", universe(tmp_path / "images.h5")
     save_model(checkpoint, model)

@@ -1,6 +1,8 @@
 """The domain check, and the calibration that is kept with a model."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,6 @@ from generative.preparation import fit_preparation
 from generative.stamps import Stamps
 from generative.statistics import image_statistics, noise_image
 from generative.typical import fit_reference, unconditional_loss
-from tests.test_generative.test_loss import random_inputs
 
 
 def losses(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -44,7 +45,9 @@ def test_p_values_are_uniform_for_images_like_the_reference() -> None:
         fit_reference(*losses(40, 0))
 
 
-def test_the_loss_is_that_of_the_denoiser_without_properties(tiny: Separable) -> None:
+def test_the_loss_is_that_of_the_denoiser_without_properties(
+    tiny: Separable, random_inputs: Callable[..., Any]
+) -> None:
     clean, theta, u, observed = random_inputs(3, 1)
     nodes, _ = likelihood_nodes((0.15, 10.0), 3)
     statistics = image_statistics(tiny, clean, u, observed, nodes, n_draw=2, seed=7)
