@@ -32,8 +32,8 @@ class Anchors(NamedTuple):
 
     def weights(self, theta: Float[Tensor, "*batch theta"]) -> Float[Tensor, "*batch anchor"]:
         """a(theta), which adds up to one."""
-        rows = _rows(theta.reshape(-1, theta.shape[-1]), self.theta)
-        return (rows @ self.matrix).reshape(*theta.shape[:-1], -1)
+        rows = _rows(theta.reshape(-1, theta.shape[-1]), self.theta.to(theta.device))
+        return (rows @ self.matrix.to(theta.device)).reshape(*theta.shape[:-1], -1)
 
 
 def _rows(theta: Tensor, anchors: Tensor) -> Tensor:

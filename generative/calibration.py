@@ -12,9 +12,9 @@ from generative.evaluation.losses import information
 from generative.network import Separable
 from generative.refit import CachedStatistics
 from generative.statistics import ImageStatistics, paired_statistics
-from generative.typical import TYPICAL_SEED, fit_reference, unconditional_loss
+from generative.typical import TYPICAL_SEED, fewest_simulations, fit_reference, unconditional_loss
 
-_N_PROPOSAL = 2048
+_N_PROPOSAL = 4096
 _CHUNK = 64
 N_FIRST_PAIR = 4
 """Antithetic pairs of noise draws that every compiled image has at least."""
@@ -39,14 +39,10 @@ def calibrated(
         Simulations; images of a survey have no known distribution of properties, and give no calibration.
     n
         Simulations: some without holes, of which gain and coverage are measured, and as many with holes,
-        which join them in the reference.
+        which join them in the reference. There is no reference if they are too few for it
+        (`generative.typical.fewest_simulations`).
     seed
         Of the simulations.
-
-    Raises
-    ------
-    ValueError
-        If ``n`` is too small for the reference.
     """
     network = model.network
     proposal = source.proposal(_N_PROPOSAL)
@@ -61,6 +57,8 @@ def calibrated(
                 calibration[name] = information(model, cached, proposal, refitted=refitted)._asdict()
         losses.append(loss)
         conditions.append(cached.u.cpu())
+    if 2 * n < fewest_simulations(conditions[0].shape[1], losses[0].shape[1]):
+        return model._replace(calibration=calibration)
     order = torch.randperm(2 * n, generator=torch.Generator().manual_seed(seed))
     reference = fit_reference(torch.cat(losses)[order], torch.cat(conditions)[order])
     return model._replace(calibration=calibration, reference=reference)

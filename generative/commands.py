@@ -286,6 +286,8 @@ class Compiled:
     """Galaxies that did not reach the error asked for."""
     strange: list[str]
     """Galaxies unlike anything that the model knows."""
+    is_checked: bool
+    """Whether the model has a reference that can tell."""
 
 
 def compile_survey(
@@ -332,5 +334,6 @@ def compile_survey(
         error, p = file["error"][()], file["p_typical"][()]
         names = [name.decode() for name in file["id"][p < _STRANGE]]
     return Compiled(
-        len(error), float(np.median(error)), float(error.max()), int((error > target_error).sum()), names
-    )
+        len(error), float(np.median(error)), float(error.max()), int((error > target_error).sum()), names,
+        loaded.reference is not None and 1 / (len(loaded.reference.distance) + 1) < _STRANGE,
+    )  # fmt: skip

@@ -249,6 +249,7 @@ def read_survey_images(path: Path, instrument: Instrument) -> SurveyImages:
     flux = torch.where(observed, image, 0.0).sum(dim=(2, 3))
     if "flux" in content:
         flux = torch.as_tensor(content["flux"]).float()[:, order]
+        observed = observed & torch.isfinite(flux)[..., None, None]  # without its flux a band says nothing
     n = len(image)
     zred = _first_of(content, ("zred", "Z", "z"))
     if zred is None:

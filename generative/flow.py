@@ -26,7 +26,7 @@ class FlowDensity(NamedTuple):
 
     value: Float[Tensor, " batch"]
     error: Float[Tensor, " batch"]
-    """Standard error from the random traces; zero for exact ones."""
+    """Standard error from the random traces; zero for exact ones, nan for a single probe."""
 
 
 def flow_log_density(
@@ -53,7 +53,7 @@ def flow_log_density(
     sigma
         Lowest and highest noise level.
     observed
-        Pixels that count; all if None.
+        Pixels that count; all if None. ``denoise`` must have been told the same.
     exact
         Exact trace, at the cost of one pass per pixel: for small images. Otherwise Hutchinson's estimate
         with ``n_probe`` random signs per image, the same all along the path.
@@ -106,6 +106,6 @@ def flow_log_density(
     last = -0.5 * square / variance - 0.5 * count * math.log(2 * math.pi * variance)
     values = last + change[-1]
     error = torch.zeros(n, device=clean.device)
-    if not exact and n_probe > 1:
-        error = values.std(dim=0) / n_probe**0.5
+    if not exact:  # nan for one probe
+        error = values.std(dim=0) / n_probe**0.5 if n_probe > 1 else torch.full_like(error, torch.nan)
     return FlowDensity(values.mean(dim=0), error)

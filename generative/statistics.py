@@ -156,8 +156,8 @@ def information_gain(
     weight: Float[Tensor, " node"],
     *,
     chunk: int = 16,
-) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch theta"]]:
-    r"""Information gain of each image in nats, and the posterior's rank of the true theta.
+) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch theta"], Float[Tensor, " batch"]]:
+    r"""Information gain of each image in nats, the posterior's rank of the true theta, and how sure that is.
 
     .. math:: \ln q(\theta_{true} | x) - \ln p(\theta_{true}) = \ln p(x | \theta_{true})
               - \ln \frac1M \sum_m p(x | \theta_m), \quad \theta_m \sim p(\theta)
@@ -167,10 +167,11 @@ def information_gain(
 
     Returns
     -------
-    nats, dimensionless
-        Gain; fraction of the posterior below the true value of each property.
+    nats, dimensionless, draws
+        Gain; fraction of the posterior below the true value of each property; effective number of the
+        proposal's draws in the posterior.
     """
-    gains, ranks = [], []
+    gains, ranks, numbers = [], [], []
     for rows in torch.arange(len(theta)).split(chunk):
         candidates = torch.cat([theta[rows][:, None], proposal[None].expand(len(rows), -1, -1)], dim=1)
         logp = log_likelihood(coefficients, G[rows], b[rows], candidates, u[rows], nodes, weight)
@@ -178,4 +179,5 @@ def information_gain(
         posterior = torch.softmax(logp[:, 1:], dim=1)
         below = candidates[:, 1:] < candidates[:, :1]
         ranks.append((posterior[..., None] * below).sum(1))
-    return torch.cat(gains), torch.cat(ranks)
+        numbers.append(1 / (posterior**2).sum(1))
+    return torch.cat(gains), torch.cat(ranks), torch.cat(numbers)

@@ -5,7 +5,8 @@ keeps G, b (`generative.statistics`) and what they were made with. From then on 
 costs no network pass and no torch: `hbm.image` reads the file.
 
 Format, HDF5 (version 1). Attributes of the root: ``format``, ``version``, ``model`` (name), ``model_hash``
-(SHA-256 of the checkpoint), ``seed``, ``target_error``, ``max_draw``. Datasets, one row per galaxy:
+(SHA-256 of the checkpoint), ``images_hash`` (SHA-256 of images, noise, masks and conditions), ``seed``,
+``target_error``, ``max_draw``, ``n_image``. Datasets, one row per galaxy:
 
 ==============  ===================  =======================================================================
 ``id``          text
@@ -17,14 +18,18 @@ Format, HDF5 (version 1). Attributes of the root: ``format``, ``version``, ``mod
 ``zred``                             redshift
 ``n_draw``                           noise draws per node
 ``error``                            Monte Carlo error of log-likelihood differences in the posterior, nats
-``p_typical``                        p-value of the domain check (`generative.typical`); nan without
+``p_typical``                        p-value of the domain check (`generative.typical`); zero where the
+                                     conditions of observation are outside of training; nan without a check
 ==============  ===================  =======================================================================
 
-and ``nodes``, the noise levels. Rows are appended while a run goes on, in ``NAME.part``; the file gets its
-name when it is whole.
+and ``nodes``, the noise levels. While a run goes on its chunks are files in the folder ``NAME.part``, each
+written whole or not at all.
 """
 
 import hashlib
+import io
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,9 +40,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from generative.calibration import N_FIRST_PAIR
-from generative.checkpoint import Model
+from generative.checkpoint import Model, write_atomically
 from generative.conditions import observing_columns
-from generative.data import proposal_columns
+from generative.data import hide_unseen, proposal_columns
 from generative.network import Coefficients, Separable
 from generative.noise import likelihood_nodes
 from generative.stamps import Stamps
@@ -68,8 +73,8 @@ class Summaries(NamedTuple):
     error: Float[np.ndarray, " galaxy"]
     """Monte Carlo standard error of log-likelihood differences in the posterior, nats."""
     p_typical: Float[np.ndarray, " galaxy"]
-    """Part of held-out simulations that the model knows as badly (`generative.typical`); nan if the model has
-    no reference."""
+    """Part of held-out simulations that the model knows as badly (`generative.typical`); 0 where conditions
+    are outside of training, nan if the model has no reference."""
 
 
 def packed(G: Float[Tensor, "*rows basis basis"]) -> Float[Tensor, "*rows packed"]:
@@ -100,7 +105,8 @@ def posterior_error(
     """Monte Carlo standard error of log-likelihood differences across each image's posterior, nats.
 
     The root mean square over the posterior (proposal draws, weighted) of the standard error of ln p(x |
-    theta) minus its posterior mean, from the scatter between pairs.
+    theta) minus its posterior mean, from the scatter between pairs. Where fewer than some 50 of the draws
+    carry the posterior it is tempered until they do: the error is then of a wider region.
 
     Parameters
     ----------
@@ -114,10 +120,33 @@ def posterior_error(
     logp = torch.stack(
         [log_likelihood(coefficients, pairs.G[k], pairs.b[k], theta, u, nodes, weight) for k in range(n_pair)]
     )
-    posterior = torch.softmax(logp.mean(dim=0), dim=1)
+    posterior = _tempered(logp.mean(dim=0))
     centred = logp - (posterior * logp).sum(dim=2, keepdim=True)
     variance = centred.var(dim=0) / n_pair
     return torch.sqrt((posterior * variance).sum(dim=1))
+
+
+def _tempered(logp: Float[Tensor, "batch draw"], least: float = 50.0) -> Float[Tensor, "batch draw"]:
+    """Posterior weights, of the highest inverse temperature (at most 1) with enough effective draws."""
+    low, high = torch.zeros(len(logp), 1, device=logp.device), torch.ones(len(logp), 1, device=logp.device)
+
+    def enough(beta: Tensor) -> Tensor:
+        weight = torch.softmax(beta * logp, dim=1)
+        return 1 / (weight**2).sum(dim=1, keepdim=True) >= least
+
+    whole = enough(high)
+    for _ in range(20):
+        middle = 0.5 * (low + high)
+        good = enough(middle)
+        low, high = torch.where(good, middle, low), torch.where(good, high, middle)
+    return torch.softmax(torch.where(whole, torch.ones_like(low), low) * logp, dim=1)
+
+
+def error_bound(n_pair: int) -> float:
+    """Factor that makes an error from the scatter of ``n_pair`` values an upper bound, in 9 cases of 10."""
+    from scipy.stats import chi2
+
+    return float(((n_pair - 1) / chi2.ppf(0.1, n_pair - 1)) ** 0.5)
 
 
 @torch.no_grad()
@@ -134,7 +163,8 @@ def summarize(
     """Sufficient statistics of images.
 
     Noise draws are added, for each image, until the Monte Carlo error of log-likelihood differences across
-    its posterior is below ``target_error``, or there are ``max_draw`` per node.
+    its posterior is below ``target_error`` (an upper bound of it, `error_bound`: the error is known from few
+    draws itself), or there are ``max_draw`` per node.
 
     Parameters
     ----------
@@ -199,7 +229,8 @@ def iterate_summaries(
     nodes, width = likelihood_nodes(model.sigma_likelihood, len(model.node_weight))
     nodes, weight = nodes.to(device), (width * model.node_weight).to(device)
     proposal = proposal_columns(_N_PROPOSAL, device)
-    u_all = observing_columns(stamps.u, model.instrument)
+    u_all = hide_unseen(observing_columns(stamps.u, model.instrument), stamps.observed)
+    far = _outside(u_all, model.instrument.n_band, model.instrument.reference_band)
     for start in range(first, len(stamps.image), chunk):
         rows = slice(start, start + chunk)
         image, noise, observed = (
@@ -221,8 +252,21 @@ def iterate_summaries(
             stamps.u.zred[rows].cpu().numpy(),
             2 * count.cpu().numpy(),
             error.cpu().numpy(),
-            _p_typical(model, network, clean, u, observed, nodes),
+            np.where(far[rows], 0, _p_typical(model, network, clean, u, observed, nodes)).astype(np.float32),
         )
+
+
+def _outside(u: Float[Tensor, "image column"], n_band: int, reference: int) -> np.ndarray:
+    """Whether conditions of observation are outside of training.
+
+    The box is (-1, 1), with some room for the scatter of the PSF between bands; other bands' flux over noise
+    scatters further (`generative.conditions.draw_observing`).
+    """
+    snr = u[:, 1 + n_band : 1 + 2 * n_band]
+    far = (u[:, 0].abs() > 1.05) | (u[:, 1 : 1 + n_band].abs() > 1.6).any(dim=1) | (snr.abs() > 4).any(dim=1)
+    far = far | (snr[:, reference].abs() > 1.1)
+    outside: np.ndarray = far.cpu().numpy()
+    return outside
 
 
 def _p_typical(
@@ -273,7 +317,7 @@ def _until(
             else ImageStatistics(*(torch.cat(items) for items in zip(so_far, fresh, strict=True)))
         )
         found = posterior_error(coefficients, so_far, u[left], proposal, nodes, weight).cpu()
-        finished = (found <= target_error) | (until >= max_pair)
+        finished = (error_bound(until) * found <= target_error) | (until >= max_pair)
         mean = so_far.mean()
         for i in finished.nonzero()[:, 0].tolist():
             row = int(left[i])
@@ -289,6 +333,14 @@ def _until(
 def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def stamps_hash(stamps: Stamps) -> str:
+    """SHA-256 of images with all that belongs to them."""
+    digest = hashlib.sha256("\n".join(str(name) for name in stamps.id).encode())
+    for item in (stamps.image, stamps.noise, stamps.observed, *stamps.u):
+        digest.update(np.ascontiguousarray(item.cpu().numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def compile_file(
@@ -313,7 +365,7 @@ def compile_file(
     out
         File to write.
     overwrite
-        Whether a file of that name is replaced.
+        Whether a file of that name, and what an earlier run has left, is replaced.
 
     Raises
     ------
@@ -326,74 +378,73 @@ def compile_file(
     OSError
         If the file cannot be written; what was done stays in ``out`` with ``.part`` added.
     """
-    import h5py
-
     if out.exists() and not overwrite:
         raise FileExistsError(f"{out} exists; give overwrite to replace it, or another name.")
-    ids = np.asarray([str(name) for name in stamps.id], dtype=object)
     header = {
         "format": FORMAT, "version": VERSION, "model": model_file.stem, "model_hash": file_hash(model_file),
-        "seed": seed, "target_error": target_error, "max_draw": max_draw, "n_image": len(ids),
+        "images_hash": stamps_hash(stamps), "seed": seed, "target_error": target_error, "max_draw": max_draw,
+        "n_image": len(stamps.id),
     }  # fmt: skip
-    part = out.with_name(out.name + ".part")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    done = _rows_done(part, header, ids) if part.is_file() else 0
-    settings = {"target_error": target_error, "max_draw": max_draw, "seed": seed, "chunk": chunk}
-    with h5py.File(part, "a") as file:
-        for key, value in header.items():
-            file.attrs[key] = value
-        if "nodes" not in file:
-            file["nodes"] = model.nodes[0].numpy()
-        _cut(file, done)
+    folder = out.with_name(out.name + ".part")
+    if overwrite:
+        shutil.rmtree(folder, ignore_errors=True)
+    done = _images_done(folder, header)
+    if progress is not None:
+        progress(done, len(stamps.id))
+    for part in iterate_summaries(
+        model, stamps, target_error=target_error, max_draw=max_draw, seed=seed, chunk=chunk, first=done
+    ):
+        content = io.BytesIO()
+        np.savez(content, **{k: v.astype(str) if k == "id" else v for k, v in part._asdict().items()})
+        write_atomically(folder / f"{done:09d}.npz", content.getvalue())
+        done += len(part.id)
         if progress is not None:
-            progress(done, len(ids))
-        for summaries in iterate_summaries(model, stamps, first=done, **settings):  # type: ignore[arg-type]
-            _append(file, summaries)
-            done += len(summaries.id)
-            file.attrs["done"] = done  # last: rows beyond it were not written whole
-            file.flush()
-            if progress is not None:
-                progress(done, len(ids))
-    part.replace(out)
+            progress(done, len(stamps.id))
+    temporary = folder / "whole.h5"
+    _assemble(folder, temporary, header, model.nodes[0].numpy())
+    temporary.replace(out)
+    shutil.rmtree(folder)
 
 
-def _rows_done(part: Path, header: dict[str, Any], ids: np.ndarray) -> int:
-    """Rows of an earlier run that can be kept."""
-    import h5py
-
-    try:
-        with h5py.File(part, "r") as file:
-            attrs = {k: v.item() if isinstance(v, np.generic) else v for k, v in file.attrs.items()}
-            done = int(attrs.get("done", 0))
-            before = [b.decode() for b in file["id"][:done]] if "id" in file else []
-    except OSError as error:
-        raise SummaryError(f"{part}, left by an earlier run, cannot be read: {error}. Delete it.") from error
+def _images_done(folder: Path, header: dict[str, Any]) -> int:
+    """Images of an earlier run that are done; makes the folder if there is none."""
+    path = folder / "header.json"
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(header).encode())
+        return 0
+    before = json.loads(path.read_text())
     for key, value in header.items():
-        if attrs.get(key) != value:
+        if before.get(key) != value:
             raise SummaryError(
-                f"{part} was left by a run with another {key}: {attrs.get(key)!r}, now {value!r}. Delete it, "
-                "or choose another file."
+                f"{folder} was left by a run with another {key}: {before.get(key)!r}, now {value!r}. Give "
+                "overwrite, or choose another file."
             )
-    if before != ids[:done].tolist():
-        raise SummaryError(f"{part} was left by a run over other images. Delete it, or choose another file.")
+    done = 0
+    for part in sorted(folder.glob("*.npz")):
+        if int(part.stem) != done:
+            raise SummaryError(f"{folder} lacks the images from {done} on. Give overwrite to begin again.")
+        with np.load(part) as content:
+            done += len(content["id"])
     return done
 
 
-def _cut(file: Any, done: int) -> None:
-    for name in Summaries._fields:
-        if name in file:
-            file[name].resize(done, axis=0)
-
-
-def _append(file: Any, summaries: Summaries) -> None:
+def _assemble(folder: Path, path: Path, header: dict[str, Any], nodes: np.ndarray) -> None:
+    """One HDF5 file of all chunks."""
     import h5py
 
-    for name, value in summaries._asdict().items():
-        rows = np.asarray([str(v) for v in value], dtype=object) if name == "id" else np.asarray(value)
-        if name not in file:
-            kind = h5py.string_dtype() if name == "id" else rows.dtype
-            size = (0, *rows.shape[1:])
-            file.create_dataset(name, shape=size, maxshape=(None, *rows.shape[1:]), dtype=kind, chunks=True)
-        n = len(file[name])
-        file[name].resize(n + len(rows), axis=0)
-        file[name][n:] = rows
+    with h5py.File(path, "w") as file:
+        for key, value in header.items():
+            file.attrs[key] = value
+        file["nodes"] = nodes
+        row = 0
+        for part in sorted(folder.glob("*.npz")):
+            with np.load(part) as content:
+                n = len(content["id"])
+                for name in Summaries._fields:
+                    value = content[name]
+                    if name not in file:
+                        kind = h5py.string_dtype() if name == "id" else value.dtype
+                        file.create_dataset(name, (header["n_image"], *value.shape[1:]), dtype=kind)
+                    file[name][row : row + n] = value.astype(object) if name == "id" else value
+            row += n

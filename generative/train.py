@@ -131,7 +131,7 @@ class TrainState:
         tensors, header = load_tensors(path)
         if header.get("kind") != "state":
             raise CheckpointError(f"{path} holds a {header.get('kind')}, not the state of a run.")
-        difference = first_difference(header["config"], self.config.to_dict())
+        difference = first_difference(_of_steps(header["config"]), _of_steps(self.config.to_dict()))
         if difference:
             raise ValueError(
                 f"{path} belongs to a run with other settings: {difference}. Choose another `out`."
@@ -155,6 +155,16 @@ def contrast_is_sound(source: Source) -> bool:
     Where theta goes with the conditions u, it would learn p(theta | u) along with the image.
     """
     return source.n_u == 0 or source.proposal(1) is not None
+
+
+_AFTER_STEPS = ("refit_images", "refit_steps", "calibration_images")
+"""Settings of what follows the training steps."""
+
+
+def _of_steps(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings that the training steps depend on: the others may change when a run is taken up."""
+    training = {k: v for k, v in config["training"].items() if k not in _AFTER_STEPS}
+    return {**config, "training": training}
 
 
 def network_config(config: TrainConfig, source: Source) -> NetworkConfig:
@@ -343,7 +353,7 @@ def validate(state: TrainState, held: Batch, proposal: Tensor | None) -> tuple[f
     )  # fmt: skip
     nodes, width = likelihood_nodes(options.sigma_likelihood, options.n_node)
     nodes = nodes.to(cached.G.device)
-    gain, _ = information_gain(
+    gain, _, _ = information_gain(
         network.coefficients,
         cached.G,
         cached.b,
@@ -459,6 +469,9 @@ def run(
         return None
     model = finished_model(state, source, instrument, theta_names, device, on_refit, provenance or {})
     save_model(out / MODEL_NAME, model)
+    if options.calibration_images > 0:
+        model = calibrated(model, source, options.calibration_images, seed=options.seed, progress=on_refit)
+        save_model(out / MODEL_NAME, model)
     return out / MODEL_NAME
 
 
@@ -492,13 +505,10 @@ def finished_model(
         )  # fmt: skip
         coefficients, weight = done.coefficients, done.node_weight
         notes["refit"] = {"images": len(cached.theta), "before": done.loss_before, "after": done.loss_after}
-    model = Model(
+    return Model(
         network, coefficients, state.preparation, instrument, theta_names, options.sigma_sample,
         options.sigma_likelihood, weight, notes | provenance,
     )  # fmt: skip
-    if options.calibration_images == 0:
-        return model
-    return calibrated(model, source, options.calibration_images, seed=options.seed, progress=progress)
 
 
 class RunLog:

@@ -74,6 +74,11 @@ def unconditional_loss(
     return residual / n_observed[:, None]
 
 
+def fewest_simulations(n_column: int, n_node: int) -> int:
+    """Simulations that a reference needs at least: four for each number that is fitted, or 100."""
+    return max(100, 4 * (1 + n_column + n_column * (n_column + 1) // 2 + n_node))
+
+
 def fit_reference(loss: Float[Tensor, "batch node"], u: Float[Tensor, "batch column"]) -> TypicalReference:
     """Reference from losses of held-out simulations: half fits, half ranks.
 
@@ -83,11 +88,9 @@ def fit_reference(loss: Float[Tensor, "batch node"], u: Float[Tensor, "batch col
         If there are too few simulations for the terms of the regression.
     """
     terms = _terms(u)
-    half = len(loss) // 2
-    if half < 2 * (terms.shape[1] + loss.shape[1]):
-        raise ValueError(
-            f"`loss` must hold at least {4 * (terms.shape[1] + loss.shape[1])} simulations, got {len(loss)}."
-        )
+    half, least = len(loss) // 2, fewest_simulations(u.shape[1], loss.shape[1])
+    if len(loss) < least:
+        raise ValueError(f"`loss` must hold at least {least} simulations, got {len(loss)}.")
     target = torch.log(loss.double())
     # A ridge far below the noise: some products of conditions are constant.
     left = terms[:half].T @ terms[:half] + 1e-6 * torch.eye(terms.shape[1], dtype=torch.float64)

@@ -46,7 +46,7 @@ def fit(
 
     Galaxies are sampled side by side in batches. Convergence is judged for each. Chains that have drawn too
     little go on for as long again; those that found different places, or whose pilot did not arrive, are
-    started anew with a longer pilot. A galaxy that fails to the end is kept with a flag that says so.
+    started anew, once, with a longer pilot. A galaxy that fails to the end is kept with a flag that says so.
 
     Parameters
     ----------
@@ -205,8 +205,9 @@ class _Run:
         base = jax.random.fold_in(jax.random.key(self.seed), members[0])
         sampled: dict[int, _Sampled] = {}
         afresh, onward = list(range(len(members))), list[int]()
+        restarted: set[int] = set()
         for attempt in range(max_rerun + 1):
-            key = jax.random.fold_in(base, attempt)
+            key, key_onward = jax.random.split(jax.random.fold_in(base, attempt))
             if afresh:
                 text = "sampling" if attempt == 0 else f"sampling {len(afresh)} anew, longer pilot"
                 data = self._stacked([galaxies[i] for i in afresh], pad=attempt > 0)
@@ -217,12 +218,14 @@ class _Run:
                 data = self._stacked([galaxies[i] for i in onward], pad=True)
                 chains = _stacked_chains([sampled[i].draws for i in onward], _padded(len(onward)))
                 tell = self._teller(f"{len(onward)} going on")
-                draws = sampler.extend(data, chains, jax.random.fold_in(key, 1), tell)
+                draws = sampler.extend(data, chains, key_onward, tell)
                 sampled |= self._judged(onward, draws, data, sampled)
             failed = [i for i in afresh + onward if not sampled[i].verdict.converged]
             onward = [i for i in failed if sampled[i].can_go_on()]
-            afresh = [i for i in failed if i not in onward]
-            if not failed:
+            # Once only: to start until four chains agree would select those that all missed the same mode.
+            afresh = [i for i in failed if i not in onward and i not in restarted]
+            restarted.update(afresh)
+            if not (onward or afresh):
                 break
         return {members[i]: self._result(members[i], one, galaxies[i]) for i, one in sampled.items()}
 

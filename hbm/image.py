@@ -21,11 +21,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from sed.cosmology import default_cosmology
 
 _KEY, _VERSION = "galaxy-hbm", 1
+_CHUNK = 256
+"""Galaxies that are folded at a time: they need much more memory than the result."""
+
 _FORMAT, _FILE_VERSION = "galaxy-hbm image statistics", 1
 
 
@@ -90,14 +93,23 @@ class ImageLikelihood(eqx.Module):
     calibration: tuple["PropertyCoverage", ...] = eqx.field(static=True, default=())
     """Coverage on held-out simulations; empty if it was not measured."""
 
+    def scaled(self, theta: Float[Array, " theta"], age_gyr: Float[Array, ""]) -> Float[Array, " theta"]:
+        """Properties on the scale (-1, 1) of training. Beyond it the likelihood is an extrapolation."""
+        theta = jnp.asarray(theta)
+        if "mwa" in self.names:
+            i = self.names.index("mwa")
+            theta = theta.at[i].set(theta[i] / age_gyr)
+        return 2 * (theta - self.low) / (self.high - self.low) - 1
+
+    def in_domain(self, theta: Float[Array, " theta"], galaxy: GalaxyImage) -> Bool[Array, ""]:
+        """Whether training covered the properties: a prior must not reach beyond."""
+        return jnp.all(jnp.abs(self.scaled(theta, jnp.asarray(galaxy.age_gyr))) <= 1)
+
     def feature(
         self, theta: Float[Array, " theta"], u: Float[Array, " column"], age_gyr: Float[Array, ""]
     ) -> Float[Array, " feature"]:
         """h(theta, u)."""
-        if "mwa" in self.names:
-            i = self.names.index("mwa")
-            theta = theta.at[i].set(theta[i] / age_gyr)
-        scaled = 2 * (theta - self.low) / (self.high - self.low) - 1
+        scaled = self.scaled(theta, age_gyr)
         x = jnp.concatenate([scaled, jnp.ones_like(scaled), u, jnp.ones(1, scaled.dtype)])
         for i, (matrix, bias) in enumerate(self.layers):
             x = matrix @ (jax.nn.silu(x) if i else x) + bias
@@ -127,15 +139,17 @@ class ImageLikelihood(eqx.Module):
         n_basis = b.shape[-1]
         row, column = np.triu_indices(n_basis)
         A, w = (np.asarray(value, np.float64) for value in (self.mixing, self.weight))
-        full = np.zeros((*b.shape, n_basis))
-        full[..., row, column] = G
-        full[..., column, row] = G
-        M = np.einsum("k,kif,gkij,kjh->gfh", w, A, full, A, optimize=True)
-        v = np.einsum("k,kif,gki->gf", w, A, b.astype(np.float64), optimize=True)
+        M = np.zeros((len(b), A.shape[2], A.shape[2]), np.float32)
+        v = np.zeros((len(b), A.shape[2]), np.float32)
+        for first in range(0, len(b), _CHUNK):
+            rows = slice(first, first + _CHUNK)
+            full = np.zeros((*b[rows].shape, n_basis))
+            full[..., row, column] = G[rows]
+            full[..., column, row] = G[rows]
+            M[rows] = np.einsum("k,kif,gkij,kjh->gfh", w, A, full, A, optimize=True)
+            v[rows] = np.einsum("k,kif,gki->gf", w, A, b[rows].astype(np.float64), optimize=True)
         age = np.asarray(default_cosmology().age(jnp.asarray(zred, jnp.float32)))
-        return GalaxyImage(
-            M.astype(np.float32), v.astype(np.float32), np.asarray(u, np.float32), age.astype(np.float32)
-        )
+        return GalaxyImage(M, v, np.asarray(u, np.float32), age.astype(np.float32))
 
 
 def require_calibrated(likelihood: ImageLikelihood, *, insist: bool = False) -> None:

@@ -66,6 +66,8 @@ class Information(NamedTuple):
     deviation: dict[str, float]
     """Largest difference between the coverage of central intervals and their probability, by property."""
     n: int
+    effective: float
+    """Median effective number of prior draws in a posterior: below some 100, coverage comes out too low."""
 
 
 @torch.no_grad()
@@ -94,7 +96,7 @@ def information(
     nodes = nodes.to(cached.G.device)
     weight = width * (model.node_weight if refitted else torch.ones_like(model.node_weight))
     coefficients = model.coefficients if refitted else model.network.coefficients
-    gain, rank = information_gain(
+    gain, rank, effective = information_gain(
         coefficients, cached.G, cached.b, cached.theta, cached.u, proposal, nodes, weight.to(nodes.device)
     )
 
@@ -113,4 +115,5 @@ def information(
         cover(0.025),
         dict(zip(model.theta_names, off.tolist(), strict=True)),
         len(gain),
+        float(effective.median()),
     )

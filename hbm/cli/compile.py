@@ -45,10 +45,14 @@ def compile_images(
             f"Monte Carlo error of log-likelihood differences: median {done.median_error:.3f} nats, largest "
             f"{done.largest_error:.3f}; {done.n_above} above {target_error:g} after {max_draw} draws."
         )
+        if not done.is_checked:
+            stdout().print(
+                "[yellow]No domain check:[/] the model has no reference, or one of too few simulations."
+            )
         if done.strange:
             names = ", ".join(done.strange[:8]) + (" ..." if len(done.strange) > 8 else "")
             stdout().print(
                 f"[yellow]{len(done.strange)} of them are unlike the images that the model was trained on[/] "
-                f"(p_typical < 0.002; chance alone gives 1 in 500): {escape(names)}. Do not trust "
-                "what the image says of them."
+                f"(p_typical < 0.002; chance alone gives 1 in 500), or were observed under other conditions: "
+                f"{escape(names)}. Do not trust what the image says of them."
             )

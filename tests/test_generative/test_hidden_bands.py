@@ -37,7 +37,7 @@ def test_hiding_bands_widens_the_posterior_without_bias() -> None:
         found = generative.summarize(model, stamps, target_error=9.0, max_draw=8)
         G, b, conditions = (torch.as_tensor(x) for x in (found.G, found.b, found.u))
         theta = theta_columns(s.theta, s.u.zred)
-        gain, rank = information_gain(
+        gain, rank, _ = information_gain(
             model.coefficients, unpacked(G), b, theta, conditions, proposal, nodes, weight
         )
         gains.append(gain)

@@ -140,7 +140,9 @@ def test_information_gain_of_a_known_posterior(tiny: Separable, random_inputs: C
     nodes, width = likelihood_nodes((0.15, 10.0), 3)
     G, b = torch.zeros(8, 3, 5, 5), torch.zeros(8, 3, 5)
     proposal = 2 * torch.rand(4000, 6, generator=torch.Generator().manual_seed(1)) - 1
-    gain, rank = information_gain(tiny.coefficients, G, b, theta, u, proposal, nodes, torch.full((3,), width))
+    gain, rank, _ = information_gain(
+        tiny.coefficients, G, b, theta, u, proposal, nodes, torch.full((3,), width)
+    )
     torch.testing.assert_close(gain, torch.zeros(8), rtol=0, atol=1e-4)
     torch.testing.assert_close(rank, 0.5 * (theta + 1), rtol=0, atol=0.05)
 

@@ -18,10 +18,18 @@ from generative.network import Separable
 from generative.preparation import fit_preparation
 from generative.stamps import Stamps
 from generative.statistics import image_statistics, log_likelihood, paired_statistics
-from generative.summaries import SummaryError, compile_file, packed, posterior_error, unpacked
+from generative.summaries import (
+    SummaryError,
+    compile_file,
+    error_bound,
+    packed,
+    posterior_error,
+    unpacked,
+)
 from hbm.cli import app
 
 N = 7
+TARGET = 0.04
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +60,14 @@ def test_packing() -> None:
 
 def test_statistics_do_not_depend_on_the_batch(model: Model, stamps: Stamps) -> None:
     told: list[tuple[int, int]] = []
-    args = {"target_error": 0.02, "max_draw": 16}
+    args = {"target_error": TARGET, "max_draw": 16}
     together = generative.summarize(model, stamps, **args, progress=lambda *a: told.append(a))
     apart = generative.summarize(model, stamps, **args, chunk=3)
     assert told == [(N, N)]
     np.testing.assert_array_equal(together.id, stamps.id)
     np.testing.assert_array_equal(together.n_draw, apart.n_draw)
     assert set(together.n_draw) == {8, 16}  # some need more draws than others
-    assert (together.error[together.n_draw == 8] <= 0.02).all()
+    assert (error_bound(4) * together.error[together.n_draw == 8] <= TARGET).all()
     for name in ("G", "b", "square", "error"):
         np.testing.assert_allclose(getattr(together, name), getattr(apart, name), rtol=2e-4, atol=1e-4)
     assert together.n_observed.tolist() == [2 * 256 if i != 1 else 256 for i in range(N)]
@@ -108,6 +116,36 @@ def test_the_error_is_the_scatter_between_seeds(model: Model, stamps: Stamps) ->
     assert 0.5 < float(ratio.median()) < 2.0
 
 
+def test_the_error_does_not_vanish_for_narrow_posteriors() -> None:
+    """One draw with all the weight has no error of its own: the posterior is widened."""
+    logp = -1e4 * torch.linspace(0, 1, 512)[None]
+    weight = generative.summaries._tempered(logp)
+    assert abs(float(1 / (weight**2).sum()) - 50) < 1
+    flat = torch.zeros(1, 512)
+    torch.testing.assert_close(generative.summaries._tempered(flat), torch.full((1, 512), 1 / 512))
+
+
+def test_the_bound_holds_in_nine_cases_of_ten() -> None:
+    scatter = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0)).std(dim=1)
+    assert abs(float((error_bound(4) * scatter > 1).float().mean()) - 0.9) < 0.02
+
+
+def test_unseen_bands_tell_nothing(model: Model, stamps: Stamps) -> None:
+    """PSF and depth of a band without pixels do not matter; conditions out of range are named."""
+    found = generative.summarize(model, stamps, max_draw=8, target_error=9.0)
+    snr = stamps.u.snr.clone()
+    snr[1, 0] = 7.0
+    other = generative.summarize(
+        model, stamps._replace(u=stamps.u._replace(snr=snr)), max_draw=8, target_error=9.0
+    )
+    np.testing.assert_array_equal(found.u, other.u)
+    snr[0, :] = 1.0
+    faint = stamps._replace(u=stamps.u._replace(snr=snr))
+    p = generative.summarize(model, faint, max_draw=8, target_error=9.0).p_typical
+    assert p[0] == 0
+    assert np.isnan(p[1:]).all()
+
+
 def test_a_killed_run_goes_on(
     model: Model, stamps: Stamps, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,8 +156,11 @@ def test_a_killed_run_goes_on(
         compile_file(model, checkpoint, stamps, out, **settings, progress=_stop_at(4))
     assert not out.exists()
     other = stamps._replace(id=np.asarray([f"{i}" for i in range(N)]))
-    with pytest.raises(SummaryError, match="over other images"):
+    with pytest.raises(SummaryError, match="with another images_hash"):
         compile_file(model, checkpoint, other, out, **settings)
+    moved = stamps._replace(noise=1.1 * stamps.noise)
+    with pytest.raises(SummaryError, match="with another images_hash"):
+        compile_file(model, checkpoint, moved, out, **settings)
     with pytest.raises(SummaryError, match="with another seed: 0, now 3"):
         compile_file(model, checkpoint, stamps, out, **settings, seed=3)
     seen: list[int] = []
@@ -132,6 +173,7 @@ def test_a_killed_run_goes_on(
     monkeypatch.setattr(generative.summaries, "paired_statistics", counting)
     compile_file(model, checkpoint, stamps, out, **settings)
     assert sum(seen) == N - 4
+    assert not (tmp_path / "s.h5.part").exists()
     whole = generative.summarize(model, stamps, **settings)  # type: ignore[arg-type]
     with h5py.File(out) as file:
         np.testing.assert_allclose(file["G"][()], whole.G, rtol=1e-5, atol=1e-6)

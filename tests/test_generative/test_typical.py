@@ -41,7 +41,7 @@ def test_p_values_are_uniform_for_images_like_the_reference() -> None:
     loss, u = losses(5, 2)
     loss[:, 1] *= 1.2  # large against the scatter at given other nodes, not by itself
     assert (reference.p_value(loss, u) <= 2 / 2001).all()
-    with pytest.raises(ValueError, match="at least 56 simulations, got 40"):
+    with pytest.raises(ValueError, match="at least 100 simulations, got 40"):
         fit_reference(*losses(40, 0))
 
 

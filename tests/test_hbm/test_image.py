@@ -18,6 +18,7 @@ from generative.instrument import SDSS_GRIZ
 from generative.likelihood import direct_log_likelihood
 from generative.network import NetworkConfig, Separable
 from generative.preparation import Preparation
+from generative.release import available
 from generative.stamps import Stamps
 from generative.summaries import compile_file
 from hbm.image import (
@@ -128,6 +129,24 @@ def test_ranges_come_from_the_checkpoint(files: tuple[Path, Path]) -> None:
     likelihood = load_image_likelihood(files[0])
     np.testing.assert_allclose(likelihood.low, [low for low, _ in RANGE.values()])
     np.testing.assert_allclose(likelihood.high, [high for _, high in RANGE.values()])
+
+
+def test_shipped_models_are_likelihoods() -> None:
+    for name in available():
+        likelihood = load_image_likelihood(name)
+        assert likelihood.names == THETA
+        assert {c.name for c in likelihood.calibration} == set(THETA)
+        require_calibrated(likelihood)
+
+
+def test_the_domain_is_that_of_training(files: tuple[Path, Path], theta: torch.Tensor) -> None:
+    likelihood = load_image_likelihood(files[0])
+    compiled = read_compiled_images(files[1], likelihood)
+    galaxy = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), compiled.data)
+    inside = jnp.asarray(theta[0, 0].numpy())
+    assert bool(likelihood.in_domain(inside, galaxy))
+    assert not bool(likelihood.in_domain(inside.at[0].set(12.3), galaxy))
+    assert not bool(likelihood.in_domain(inside.at[2].set(12.9), galaxy))
 
 
 def test_no_torch_at_run_time(files: tuple[Path, Path]) -> None:
