@@ -65,13 +65,18 @@ def repeated(catalog: Catalog, rows: Sequence[int]) -> Catalog:
 def timed_fit(
     catalog: Catalog, batch: int, config: ModelConfig, sampler: SamplerConfig, grid: SSPGrid, seed: int
 ) -> tuple[list[FitResult], list[float]]:
-    """Results, and the wall time of each batch: data, sampling, reruns, diagnostics."""
+    """Results, and the wall time of each batch: data, sampling, reruns, diagnostics.
+
+    Each time is printed when it is known: the batches take minutes.
+    """
     marks: list[float] = []
 
     def progress(done: int, total: int, text: str) -> None:
         del total
         if done == 0 and text.startswith("compiling"):
             marks.append(time.perf_counter())
+            if len(marks) > 1:
+                print(f"batch of {batch}: {marks[-1] - marks[-2]:.1f} s", flush=True)
 
     results = hbm.fit(
         catalog, config=config, sampler=sampler, grid=grid, seed=seed, batch_size=batch, progress=progress
