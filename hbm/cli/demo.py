@@ -41,7 +41,9 @@ SHOWN = (
 
 
 def demo(
-    outdir: Annotated[Path, typer.Option(help="Folder for the result and its figures.")] = Path("hbm_demo"),
+    outdir: Annotated[
+        Path, typer.Option("--out", "-o", "--outdir", help="Folder for the result and its figures.")
+    ] = Path("hbm_demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Short chains: a first look, not a result.")] = False,
 ) -> None:
     """Fit one real galaxy and explain the result.
@@ -53,7 +55,7 @@ def demo(
 
     `hbm demo`
 
-    `hbm demo --quick --outdir /tmp/demo`
+    `hbm demo --quick --out /tmp/demo`
     """
     with plain_errors():
         from hbm.demo import load_demo

@@ -18,7 +18,10 @@ def plot(
         Kind, typer.Option(help="Corner plot, photometry with residuals, star formation history, or all.")
     ] = Kind.all,
     outdir: Annotated[
-        Path | None, typer.Option(help="Folder for the figures.", show_default="beside each result")
+        Path | None,
+        typer.Option(
+            "--out", "-o", "--outdir", help="Folder for the figures.", show_default="beside each result"
+        ),
     ] = None,
     file_format: Annotated[Format, typer.Option("--format", help="File format.")] = Format.png,
     grid: Annotated[
@@ -38,7 +41,7 @@ def plot(
 
     `hbm plot results/17.nc`
 
-    `hbm plot results/*.nc --kind sed --format pdf --outdir figures`
+    `hbm plot results/*.nc --kind sed --format pdf --out figures`
     """
     with plain_errors():
         from hbm.results import load_result

@@ -365,7 +365,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, 
 def test_plot(spectra: list[Any], tmp_path: Path) -> None:
     save_result(make_fit(make_catalog(), 0, GOOD), tmp_path / "a1.nc")
     save_result(make_fit(make_catalog(), 1, GOOD, binned=False), tmp_path / "b2.nc")
-    done = run("plot", tmp_path / "a1.nc", "--format", "pdf", "--outdir", tmp_path / "figures")
+    done = run("plot", tmp_path / "a1.nc", "--format", "pdf", "--out", tmp_path / "figures")
     expected = [tmp_path / "figures" / f"a1_{kind}.pdf" for kind in ("corner", "sed", "sfh")]
     assert done.stdout.split() == [str(path) for path in expected]
     assert all(path.read_bytes().startswith(b"%PDF") for path in expected)
