@@ -147,6 +147,7 @@ def test_training_lowers_the_loss(
 
     class OneBatch:
         n_band, n_pixel, n_theta, n_u = 2, 16, 6, 7
+        n_train = None
 
         def batch(self, n: int, generator: torch.Generator) -> Batch:
             del n, generator
@@ -245,6 +246,7 @@ def test_a_step_that_is_not_finite_spoils_nothing(
 ) -> None:
     class Broken:
         n_band, n_pixel, n_theta, n_u = 2, 16, 6, 7
+        n_train = None
         held_out, proposal = source.held_out, source.proposal
         calls = 0
 
