@@ -225,6 +225,10 @@ def iterate_summaries(
             f"`stamps` must hold images of {wanted} bands and pixels for {model.instrument.name}, got "
             f"{tuple(stamps.image.shape)}."
         )
+    empty = ~stamps.observed.flatten(1).any(dim=1)
+    if empty.any():
+        row = int(empty.nonzero()[0])
+        raise ValueError(f"`stamps` must have observed pixels in every image, but {stamps.id[row]} has none.")
     device = next(network.parameters()).device
     nodes, width = likelihood_nodes(model.sigma_likelihood, len(model.node_weight))
     nodes, weight = nodes.to(device), (width * model.node_weight).to(device)

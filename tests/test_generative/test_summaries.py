@@ -208,6 +208,10 @@ def test_bad_settings(model: Model, stamps: Stamps, changes: dict[str, float], m
 def test_bad_images_and_models(model: Model, stamps: Stamps) -> None:
     with pytest.raises(ValueError, match=r"of \(2, 16, 16\) bands and pixels for small, got \(7, 2, 8, 8\)"):
         generative.summarize(model, stamps._replace(image=stamps.image[..., :8, :8]))
+    nothing = stamps.observed.clone()
+    nothing[2] = False
+    with pytest.raises(ValueError, match="but galaxy 2 has none"):
+        generative.summarize(model, stamps._replace(observed=nothing))
     with pytest.raises(ValueError, match="must be separable"):
         generative.summarize(model._replace(coefficients=None), stamps)
 
