@@ -23,7 +23,7 @@ from scipy.stats import multivariate_normal, norm
 from sklearn.mixture import GaussianMixture
 
 from hbm.distributions import NormalReparam
-from hbm.model import GalaxyData, derived_quantities, parameters_from_sites, photometric_model
+from hbm.model import GalaxyData, derived_quantities, galaxy_model, parameters_from_sites
 
 _BLOCK = 2048
 _N_COMPONENT = 12
@@ -168,7 +168,7 @@ class DirectPosterior:
         return sites | derived_quantities(sites, self.galaxy, self.config)
 
     def _normals_of(self, sites: dict[str, jax.Array]) -> jax.Array:
-        seeded = handlers.seed(handlers.substitute(photometric_model, data=sites), jax.random.key(0))
+        seeded = handlers.seed(handlers.substitute(galaxy_model, data=sites), jax.random.key(0))
         trace: dict[str, Any] = handlers.trace(seeded).get_trace(self.galaxy, self.config, use_data=False)
         found = {}
         for name in sites:
@@ -183,7 +183,7 @@ class DirectPosterior:
         def through_normal(site: dict[str, Any]) -> NormalReparam | None:
             return None if site["name"].endswith("_base") else NormalReparam(source=None)
 
-        plain = handlers.reparam(photometric_model, config=through_normal)
+        plain = handlers.reparam(galaxy_model, config=through_normal)
         model = handlers.seed(plain, jax.random.key(0))
 
         def trace(normals: dict[str, jax.Array]) -> dict[str, Any]:

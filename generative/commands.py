@@ -337,3 +337,46 @@ def compile_survey(
         len(error), float(np.median(error)), float(error.max()), int((error > target_error).sum()), names,
         loaded.reference is not None and 1 / (len(loaded.reference.distance) + 1) < _STRANGE,
     )  # fmt: skip
+
+
+def picture_posterior(
+    images: Path, galaxy: str, theta: np.ndarray, out: Path, *, model: str, n: int = 11, seed: int = 0
+) -> None:
+    """Draw a galaxy's image and images at its posterior draws into one figure.
+
+    Parameters
+    ----------
+    images
+        HDF5 file of images, as for `compile_survey`.
+    galaxy
+        Identifier of the galaxy in it.
+    theta
+        Posterior draws of the properties, (draw, 6).
+    out
+        Figure to write.
+    model
+        Image model.
+    n, seed
+        Images to draw, and their noise.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If images or model are not there, or the galaxy is not among the images.
+    """
+    from generative.predictive import predictive_figure, predictive_images
+
+    loaded = load(model, "cpu")
+    if loaded.instrument is None:
+        raise ValueError(f"`model` {model!r} is of pictures: it has no likelihood of galaxies' properties.")
+    stamps = read_survey_images(images, loaded.instrument).stamps
+    rows = np.flatnonzero(stamps.id == galaxy)
+    if len(rows) != 1:
+        raise ValueError(
+            f"`images` {images} must hold one image of {galaxy!r}, got {len(rows)}; it has "
+            f"{', '.join(stamps.id[:4])}, ..."
+        )
+    drawn = predictive_images(loaded, stamps, int(rows[0]), theta, n=n, seed=seed)
+    content = io.BytesIO()
+    predictive_figure(loaded, stamps, int(rows[0]), drawn).savefig(content, dpi=150)
+    write_atomically(out, content.getvalue())

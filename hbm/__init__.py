@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hbm.catalog import Catalog as Catalog
     from hbm.catalog import read_catalog as read_catalog
+    from hbm.catalog_images import CatalogImages as CatalogImages
+    from hbm.catalog_images import image_config as image_config
+    from hbm.catalog_images import with_images as with_images
     from hbm.config import InterimPrior as InterimPrior
     from hbm.config import ModelConfig as ModelConfig
     from hbm.convergence import ConvergenceRule as ConvergenceRule
@@ -21,10 +24,15 @@ if TYPE_CHECKING:
     from hbm.results import write_table as write_table
     from hbm.sampler import SamplerConfig as SamplerConfig
     from hbm.spectra import posterior_spectrum as posterior_spectrum
+    from hbm.terms import GalaxyState as GalaxyState
+    from hbm.terms import Term as Term
 
 _HOME = {
     "Catalog": "hbm.catalog",
     "read_catalog": "hbm.catalog",
+    "CatalogImages": "hbm.catalog_images",
+    "image_config": "hbm.catalog_images",
+    "with_images": "hbm.catalog_images",
     "InterimPrior": "hbm.config",
     "ModelConfig": "hbm.config",
     "ConvergenceRule": "hbm.convergence",
@@ -36,6 +44,8 @@ _HOME = {
     "write_table": "hbm.results",
     "SamplerConfig": "hbm.sampler",
     "posterior_spectrum": "hbm.spectra",
+    "GalaxyState": "hbm.terms",
+    "Term": "hbm.terms",
 }
 
 

@@ -3,7 +3,7 @@
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from astropy.table import Table
@@ -12,6 +12,9 @@ from jaxtyping import Bool, Float, Int
 from hbm.columns import BandColumns, ColumnMap, read_columns, read_preset
 from hbm.tables import CatalogError, check_columns, id_column, read_table
 from hbm.validate import RowProblems, check_ids, flux_scale_problems, read_band, read_redshifts
+
+if TYPE_CHECKING:
+    from hbm.catalog_images import CatalogImages
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,8 @@ class Catalog:
     """Where the catalogue comes from: ``path``, ``columns``, ``unit``."""
     rejected: dict[str, str] = field(default_factory=dict)
     """Rows left out when reading, with the reasons."""
+    images: "CatalogImages | None" = None
+    """Images of some or all galaxies (`hbm.with_images`)."""
 
     def __post_init__(self) -> None:
         shape = (len(self.id), len(self.filter_names))

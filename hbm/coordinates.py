@@ -31,10 +31,8 @@ from numpyro.infer.util import log_density
 from hbm.amplitude import best_amplitude
 from hbm.config import ModelConfig
 from hbm.distributions import NormalReparam, coordinate_distribution
-from hbm.model import GalaxyData, computed_once, parameters_from_sites, photometric_model
-
-_MASS_STEP = 0.02
-"""dex of mass per unit of its coordinate: about what the fluxes leave at fixed shape."""
+from hbm.model import GalaxyData, computed_once, galaxy_model, parameters_from_sites
+from hbm.terms import Term
 
 _BEND = 30.0
 """Sharpness, per dex, of the bend at the ends of the range of mass."""
@@ -55,9 +53,9 @@ class Posterior(NamedTuple):
     """Names of the sampled sites."""
 
 
-def build_posterior(config: ModelConfig, example: GalaxyData) -> Posterior:
-    """Posterior of `hbm.model.photometric_model` for galaxies shaped like ``example``."""
-    shape_model = handlers.reparam(photometric_model, config=_through_normal)
+def build_posterior(config: ModelConfig, example: GalaxyData, terms: tuple[Term, ...] = ()) -> Posterior:
+    """Posterior of `hbm.model.galaxy_model` for galaxies shaped like ``example``."""
+    shape_model = handlers.reparam(galaxy_model, config=_through_normal)
 
     def trace(data: GalaxyData, normals: dict[str, Array]) -> dict[str, Any]:
         fixed = {"logmass": jnp.asarray(data.logmass_guess), **normals}
@@ -87,15 +85,17 @@ def build_posterior(config: ModelConfig, example: GalaxyData) -> Posterior:
         unit = data.model_flux(params, sites.get("zred", jnp.asarray(data.zred)))
         use = jnp.asarray(data.observed) & ~jnp.asarray(data.upper_limit)
         floor = _FLOOR_FREE if isinstance(config.error_floor, str) else config.error_floor
-        amplitude = best_amplitude(unit, data.flux, data.flux_err, use, floor)
+        # Without any flux the mass is the rough one; all bands then, so that gradients stay finite.
+        fitted = best_amplitude(unit, data.flux, data.flux_err, use | ~jnp.any(use), floor)
+        amplitude = jnp.where(jnp.any(use), fitted, 1.0)
         guess = sites["logmass"]
-        free = guess + jnp.log10(amplitude) + _MASS_STEP * vector[0]
+        free = guess + jnp.log10(amplitude) + data.mass_step * vector[0]
         logmass, log_slope = bent(free, *config.prior.logmass)
         return sites, logmass, log_slope, unit * 10.0 ** (logmass - guess), normals
 
     def coordinate_density(sites: dict[str, Array], data: GalaxyData) -> Float[Array, ""]:
         """Log density q of the sampled parameters at the rough mass."""
-        prior = handlers.trace(handlers.substitute(photometric_model, data=sites))
+        prior = handlers.trace(handlers.substitute(galaxy_model, data=sites))
         traced: dict[str, Any] = prior.get_trace(data, config, use_data=False)
         total = jnp.zeros(())
         for name in sampled[1:]:
@@ -106,7 +106,7 @@ def build_posterior(config: ModelConfig, example: GalaxyData) -> Posterior:
     def potential(vector: Float[Array, " dim"], data: GalaxyData) -> Float[Array, ""]:
         sites, logmass, log_slope, flux, normals = place(vector, data)
         moved = sites | {"logmass": logmass}
-        joint, _ = log_density(photometric_model, (data, config), {"model_flux": flux}, moved)
+        joint, _ = log_density(galaxy_model, (data, config, terms), {"model_flux": flux}, moved)
         reference = coordinate_density(sites, data)
         coordinates = sum(jnp.sum(norm.logpdf(value)) for value in normals.values())
         value = -(joint - reference + coordinates + log_slope)

@@ -13,6 +13,7 @@ from hbm.coordinates import build_posterior
 from hbm.galaxies import take_galaxy
 from hbm.model import GalaxyData
 from hbm.sampler import Draws, Progress, SamplerConfig
+from hbm.terms import Term
 
 _KERNELS = {"aies": AIES, "ess": ESS}
 
@@ -30,9 +31,16 @@ class EnsembleSampler:
     independent, so R-hat between them is a weaker test than between chains of NUTS.
     """
 
-    def __init__(self, config: ModelConfig, sampler: SamplerConfig, example: GalaxyData, method: str) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        sampler: SamplerConfig,
+        example: GalaxyData,
+        method: str,
+        terms: tuple[Term, ...] = (),
+    ) -> None:
         self.sampler, self._kernel = sampler, _KERNELS[method]
-        self.posterior = build_posterior(config, example)
+        self.posterior = build_posterior(config, example, terms)
 
     def run(
         self, data: GalaxyData, key: Array, progress: Progress | None = None, *, longer: bool = False

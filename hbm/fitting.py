@@ -1,5 +1,6 @@
-"""Fit the photometry of galaxies: the main entry point, in Python and behind `hbm fit`."""
+"""Fit galaxies by photometry, image or both: the main entry point, in Python and behind `hbm fit`."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbm.catalog import Catalog, check_flux_scale
+from hbm.catalog_images import CatalogImages, image_config
 from hbm.config import ModelConfig
 from hbm.convergence import Convergence, ConvergenceRule, diagnose_batch
 from hbm.ensemble import EnsembleSampler
@@ -17,6 +19,7 @@ from hbm.galaxies import DataBuilder, galaxy_axes, stack_galaxies, take_galaxy
 from hbm.model import GalaxyData, derived_quantities
 from hbm.results import FitResult, ObservedBands, make_provenance, make_result, result_path, save_result
 from hbm.sampler import Chains, Draws, NutsSampler, SamplerConfig
+from hbm.terms import Term
 from sed.io import load_grid
 from sed.ssp import SSPGrid
 
@@ -41,6 +44,8 @@ def fit(
     batch_size: int = 64,
     rule: ConvergenceRule | None = None,
     max_rerun: int = 3,
+    use: Sequence[str] | None = None,
+    terms: Sequence[Term] = (),
 ) -> list[FitResult]:
     """Posterior of every galaxy of a catalogue.
 
@@ -75,6 +80,11 @@ def fit(
         When chains count as converged.
     max_rerun
         How often a galaxy that fails goes on or is started anew.
+    use
+        What counts: ``("photometry",)``, ``("image",)`` or both; whatever the catalogue has by default. With
+        images the prior ends where the image model's training ended (`hbm.catalog_images.image_config`).
+    terms
+        Likelihoods of your own (`hbm.terms.Term`).
 
     Returns
     -------
@@ -86,8 +96,9 @@ def fit(
     FileExistsError
         If a result file exists and ``overwrite`` is False; before anything is fitted.
     ValueError
-        If a galaxy has no measured flux, fluxes are off by orders of magnitude, a redshift is beyond the grid
-        or cosmology, or a filter is unknown or outside the grid.
+        If a galaxy has nothing that counts, fluxes are off by orders of magnitude, a redshift is beyond the
+        grid or cosmology, a filter is unknown or outside the grid, or ``use`` asks for images that are not
+        there.
     """
     config = ModelConfig() if config is None else config
     sampler = SamplerConfig() if sampler is None else sampler
@@ -99,18 +110,12 @@ def fit(
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     if len(catalog) == 0:
         raise ValueError("`catalog` is empty: there is nothing to fit.")
-    unmeasured = ~(catalog.observed & ~catalog.upper_limit).any(axis=1)
-    if unmeasured.any():
-        name = catalog.id[int(np.argmax(unmeasured))]
-        raise ValueError(
-            f"`catalog` must have a measured flux of every galaxy, but id {name} has none, or upper limits "
-            "alone."
-        )
+    catalog, config, every = _what_counts(catalog, config, use, tuple(terms))
     check_flux_scale(catalog)
     paths = _result_paths(catalog, outdir, overwrite=overwrite)
     if not isinstance(grid, SSPGrid):
         grid = load_grid(grid)
-    run = _Run(catalog, config, sampler, grid, seed, method, rule, progress)
+    run = _Run(catalog, config, sampler, grid, seed, method, rule, progress, every)
     results: dict[int, FitResult] = {}
     for members in _batches(catalog, batch_size):
         for index, result in run.batch(members, max_rerun).items():
@@ -118,6 +123,44 @@ def fit(
             if paths is not None:
                 save_result(result, paths[index], overwrite=overwrite)
     return [results[index] for index in range(len(catalog))]
+
+
+USES = ("photometry", "image")
+"""What `fit` may use."""
+
+
+def _what_counts(
+    catalog: Catalog, config: ModelConfig, use: Sequence[str] | None, terms: tuple[Term, ...]
+) -> tuple[Catalog, ModelConfig, tuple[Term, ...]]:
+    """Catalogue, settings and terms of a fit that uses some of what there is."""
+    images = catalog.images
+    used = tuple(use) if use is not None else USES if images is not None else ("photometry",)
+    if isinstance(use, str) or not used or set(used) - set(USES):
+        raise ValueError(f"`use` must be some of {USES}, got {use!r}.")
+    for position, term in enumerate(terms):
+        if not isinstance(term, Term):
+            raise TypeError(f"`terms` must be objects as in `hbm.terms`, got {type(term).__name__}.")
+        if term.name in {*USES, *(other.name for other in terms[:position])}:
+            raise ValueError(f"`terms` must have names of their own, got {term.name!r} again.")
+    is_measured = (catalog.observed & ~catalog.upper_limit).any(axis=1)
+    if "photometry" not in used:
+        blank = np.zeros_like(catalog.observed)
+        catalog = dataclasses.replace(catalog, observed=blank, upper_limit=blank)
+        is_measured[:] = False
+    if "image" in used:
+        if images is None:
+            raise ValueError("`use` has 'image', but the catalogue has no images: see `hbm.with_images`.")
+        config = image_config(config, images.likelihood)
+        is_measured |= np.asarray([name in images for name in catalog.id])
+        terms = (images, *terms)
+    if not is_measured.all():
+        name = catalog.id[int(np.argmin(is_measured))]
+        what = " or ".join("a measured flux" if name == "photometry" else "an image" for name in used)
+        raise ValueError(
+            f"`catalog` must have {what} of every galaxy, but id {name} has none"
+            f"{', or upper limits alone' if 'photometry' in used else ''}."
+        )
+    return catalog, config, terms
 
 
 def _result_paths(catalog: Catalog, outdir: str | Path | None, *, overwrite: bool) -> list[Path] | None:
@@ -182,12 +225,14 @@ class _Run:
         method: str,
         rule: ConvergenceRule | None,
         progress: Progress | None,
+        terms: tuple[Term, ...],
     ) -> None:
+        self.terms = terms
         self.catalog, self.config, self.sampler = catalog, config, sampler
         self.seed, self.method, self.rule, self.progress = seed, method, rule, progress
-        self.builder = DataBuilder(grid, config, catalog.filter_names)
+        self.builder = DataBuilder(grid, config, catalog.filter_names, terms)
         self.provenance = make_provenance(
-            {"config": json.loads(config.to_json()), "sampler": sampler._asdict(), "method": method},
+            _settings(catalog, config, sampler, method, terms),
             grid=grid.provenance,
             filters=catalog.filter_names,
             seed=seed,
@@ -263,9 +308,11 @@ class _Run:
         is_free = example.zgrid is not None
         if is_free not in self._samplers:
             if self.method == "nuts":
-                self._samplers[is_free] = NutsSampler(self.config, self.sampler, example)
+                self._samplers[is_free] = NutsSampler(self.config, self.sampler, example, self.terms)
             else:
-                self._samplers[is_free] = EnsembleSampler(self.config, self.sampler, example, self.method)
+                self._samplers[is_free] = EnsembleSampler(
+                    self.config, self.sampler, example, self.method, self.terms
+                )
         return self._samplers[is_free]
 
     def _derive(self, sites: dict[str, Any], data: GalaxyData) -> dict[str, Any]:
@@ -296,6 +343,14 @@ class _Run:
             convergence=one.verdict,
             provenance=self.provenance,
             agebins=self._agebins(galaxy),
+            flags=self._flags(index),
+        )
+
+    def _flags(self, index: int) -> tuple[str, ...]:
+        """Remarks on the data of a galaxy."""
+        name = self.catalog.id[index]
+        return tuple(
+            flag for term in self.terms if isinstance(term, CatalogImages) for flag in term.flags(name)
         )
 
     def _bands(self, index: int, sites: dict[str, np.ndarray]) -> ObservedBands:
@@ -327,6 +382,32 @@ class _Run:
     def _tell(self, done: int, total: int, text: str) -> None:
         if self.progress is not None:
             self.progress(done, total, text)
+
+
+def _settings(
+    catalog: Catalog, config: ModelConfig, sampler: SamplerConfig, method: str, terms: tuple[Term, ...]
+) -> dict[str, Any]:
+    """What a result keeps of how it was made; `use` is left out for photometry alone."""
+    settings = {"config": json.loads(config.to_json()), "sampler": sampler._asdict(), "method": method}
+    if terms:
+        used: dict[str, Any] = {"photometry": bool(catalog.observed.any())}
+        for term in terms:
+            used[term.name] = term.settings() if isinstance(term, CatalogImages) else type(term).__name__
+        settings["use"] = used
+    return settings
+
+
+def fit_settings(
+    catalog: Catalog,
+    config: ModelConfig,
+    sampler: SamplerConfig,
+    method: str = "nuts",
+    use: Sequence[str] | None = None,
+    terms: Sequence[Term] = (),
+) -> dict[str, Any]:
+    """Settings that results of `fit` with these arguments keep; errors as there."""
+    counted, config, every = _what_counts(catalog, config, use, tuple(terms))
+    return _settings(counted, config, sampler, method, every)
 
 
 def config_of(result: FitResult) -> ModelConfig:

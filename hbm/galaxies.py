@@ -11,6 +11,7 @@ from hbm.amplitude import best_amplitude
 from hbm.catalog import Catalog
 from hbm.config import ModelConfig
 from hbm.model import GalaxyData
+from hbm.terms import Term
 from sed.compile import DustEmissionParams, PhotometryCompiler
 from sed.compiled import CompiledPhotometry, stack, stacked_axes, take
 from sed.cosmology import Cosmology
@@ -39,6 +40,8 @@ class DataBuilder:
         What is fitted.
     filter_names
         Bands, as for `sed.filters.load_filters`.
+    terms
+        Likelihoods besides the photometry.
 
     Raises
     ------
@@ -46,8 +49,10 @@ class DataBuilder:
         If a filter is unknown or the cosmology is not one of astropy's.
     """
 
-    def __init__(self, grid: SSPGrid, config: ModelConfig, filter_names: Sequence[str]) -> None:
-        self.config = config
+    def __init__(
+        self, grid: SSPGrid, config: ModelConfig, filter_names: Sequence[str], terms: tuple[Term, ...] = ()
+    ) -> None:
+        self.config, self.terms = config, terms
         self.filters = load_filters(filter_names)
         self.cosmology = cosmology_by_name(config.cosmology)
         self._bands = self._compiler(grid, self.filters, igm_function(config.igm))
@@ -88,25 +93,33 @@ class DataBuilder:
         flux_err = np.where(observed, catalog.flux_err[index], 1.0)
         middle = photometry if zgrid is None else take(photometry, len(zgrid) // 2)
         unit = np.asarray(self._unit_flux(middle), np.float64)
-        amplitude = float(self._amplitude(unit, flux, flux_err, observed, 0.05))
+        limit = np.asarray(catalog.upper_limit[index]) & observed
+        guess, is_measured = float(np.mean(self.config.prior.logmass)), bool((observed & ~limit).any())
+        if is_measured:
+            amplitude = float(self._amplitude(unit, flux, flux_err, observed, 0.05))
+            guess = float(np.clip(_LOGMASS_TYPICAL + np.log10(amplitude), *_LOGMASS_GUESS))
         rest = self._rest(0.0, lumdist_mpc=_TEN_PARSEC_MPC, tmax_gyr=float(self.cosmology.age_np(zred)))
         single = np.float32
         return GalaxyData(
             flux=flux.astype(single),
             flux_err=flux_err.astype(single),
             observed=observed,
-            upper_limit=np.asarray(catalog.upper_limit[index]) & observed,
+            upper_limit=limit,
             zred=np.asarray(zred, single),
             zred_err=np.asarray(zred_err, single),
             age_universe=np.asarray(age, single),
             photometry=photometry,
             rest=rest,
             zgrid=None if zgrid is None else zgrid.astype(single),
-            logmass_guess=np.clip(_LOGMASS_TYPICAL + np.log10(amplitude), 7.0, 12.0).astype(single),
+            logmass_guess=np.asarray(guess, single),
+            mass_step=np.asarray(_MASS_STEP if is_measured else 1.0, single),
+            terms=tuple(term.galaxy(catalog.id[index]) for term in self.terms),
         )
 
 
 _LOGMASS_TYPICAL = 10.0
+_LOGMASS_GUESS = (7.0, 12.0)
+_MASS_STEP = 0.02
 
 
 def _typical(config: ModelConfig) -> SEDParams:

@@ -55,6 +55,8 @@ class CompiledImages(NamedTuple):
     error: Float[np.ndarray, " galaxy"]
     """Monte Carlo standard error of log-likelihood differences in the posterior, nats."""
     zred: Float[np.ndarray, " galaxy"]
+    p_typical: Float[np.ndarray, " galaxy"]
+    """How usual the image is for the model, a p-value; nan where that is not known."""
 
 
 class PropertyCoverage(NamedTuple):
@@ -109,7 +111,11 @@ class ImageLikelihood(eqx.Module):
         self, theta: Float[Array, " theta"], u: Float[Array, " column"], age_gyr: Float[Array, ""]
     ) -> Float[Array, " feature"]:
         """h(theta, u)."""
-        scaled = self.scaled(theta, age_gyr)
+        return self._feature_scaled(self.scaled(theta, age_gyr), u)
+
+    def _feature_scaled(
+        self, scaled: Float[Array, " theta"], u: Float[Array, " column"]
+    ) -> Float[Array, " feature"]:
         x = jnp.concatenate([scaled, jnp.ones_like(scaled), u, jnp.ones(1, scaled.dtype)])
         for i, (matrix, bias) in enumerate(self.layers):
             x = matrix @ (jax.nn.silu(x) if i else x) + bias
@@ -125,7 +131,11 @@ class ImageLikelihood(eqx.Module):
         galaxy
             Statistics of one galaxy.
         """
-        h = self.feature(theta, jnp.asarray(galaxy.u), jnp.asarray(galaxy.age_gyr))
+        return self.log_prob_scaled(self.scaled(theta, jnp.asarray(galaxy.age_gyr)), galaxy)
+
+    def log_prob_scaled(self, scaled: Float[Array, " theta"], galaxy: GalaxyImage) -> Float[Array, ""]:
+        """`log_prob` of properties on the scale of training (`scaled`)."""
+        h = self._feature_scaled(scaled, jnp.asarray(galaxy.u))
         return h @ (2 * galaxy.v - galaxy.M @ h)
 
     def fold(
@@ -264,6 +274,27 @@ def _coverage(calibration: dict[str, Any] | None) -> tuple[PropertyCoverage, ...
     )
 
 
+def model_of(path: str | Path) -> str:
+    """Name of the image model that a file of statistics was made with.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImageError
+        If it is not a file of statistics.
+    """
+    import h5py
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file of image statistics at {path}.")
+    try:
+        with h5py.File(path, "r") as file:
+            return str(file.attrs["model"])
+    except (OSError, KeyError) as error:
+        raise ImageError(f"{path} is truncated or not a file of image statistics: {error}") from error
+
+
 def read_compiled_images(path: str | Path, likelihood: ImageLikelihood) -> CompiledImages:
     """Galaxies of a file that `hbm compile` wrote, for the likelihood of the same checkpoint.
 
@@ -282,7 +313,7 @@ def read_compiled_images(path: str | Path, likelihood: ImageLikelihood) -> Compi
     try:
         with h5py.File(path, "r") as file:
             attrs = dict(file.attrs)
-            names = ("id", "G", "b", "u", "zred", "error")
+            names = ("id", "G", "b", "u", "zred", "error", "p_typical")
             content = {name: file[name][()] for name in names if name in file}
     except OSError as error:
         raise ImageError(f"{path} is truncated or not an HDF5 file: {error}") from error
@@ -295,4 +326,4 @@ def read_compiled_images(path: str | Path, likelihood: ImageLikelihood) -> Compi
         )
     data = likelihood.fold(content["G"], content["b"], content["u"], content["zred"])
     ids = np.asarray([name.decode() for name in content["id"]])
-    return CompiledImages(ids, data, content["error"], content["zred"])
+    return CompiledImages(ids, data, content["error"], content["zred"], content["p_typical"])

@@ -1,10 +1,12 @@
-"""The model of one galaxy's photometry, and its derived quantities.
+"""The model of one galaxy, and its derived quantities.
 
-`photometric_model` reads as its statement: parameters from the interim prior, fluxes from the
-compiled SED model, the likelihood of the measured fluxes. `jax.vmap` runs it over galaxies.
+`galaxy_model` reads as its statement: parameters from the interim prior, fluxes from the compiled SED model,
+the likelihood of the measured fluxes, and further likelihoods (`hbm.terms`), of which the image is one.
+`jax.vmap` runs it over galaxies.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 from hbm.config import ModelConfig
 from hbm.distributions import BetaOne, TruncatedNormal
 from hbm.prior import sample_parameters
+from hbm.terms import GalaxyState, Term
 from sed.compiled import CompiledPhotometry, take
 from sed.likelihood import photometry_loglike
 from sed.nebular import bracket
@@ -52,6 +55,11 @@ class GalaxyData(eqx.Module):
     """Redshift nodes, where the redshift is free."""
     logmass_guess: Float[ArrayLike, ""]
     """Rough log10 mass; only the sampler's coordinates depend on it, not the posterior."""
+    mass_step: Float[ArrayLike, ""] = 0.02
+    """dex of mass per unit of its coordinate, where the fluxes' best mass is 0: about what the data leave at
+    fixed shape. Only the sampler's coordinates depend on it."""
+    terms: tuple[Any, ...] = ()
+    """Data of the further likelihoods, in their order."""
 
     def node(self, index: ArrayLike) -> CompiledPhotometry:
         """Compiled photometry at one node of `zgrid`."""
@@ -77,14 +85,15 @@ class GalaxyData(eqx.Module):
         return jnp.interp(zred, jnp.asarray(self.zgrid), jnp.asarray(self.age_universe))
 
 
-def photometric_model(
+def galaxy_model(
     data: GalaxyData,
     config: ModelConfig,
+    terms: tuple[Term, ...] = (),
     *,
     use_data: bool = True,
     model_flux: Float[Array, " band"] | None = None,
 ) -> None:
-    """NumPyro model of one galaxy's band fluxes.
+    """NumPyro model of one galaxy's band fluxes, and of whatever else was measured.
 
     Parameters
     ----------
@@ -92,8 +101,10 @@ def photometric_model(
         Fluxes and compiled photometry of one galaxy.
     config
         What is fitted.
+    terms
+        Further likelihoods; their data are ``data.terms``.
     use_data
-        False leaves the likelihood out: the prior.
+        False leaves the likelihoods out: the prior.
     model_flux : maggies
         Flux of the sampled parameters, if it is known already.
     """
@@ -118,6 +129,20 @@ def photometric_model(
             zero_point=zero_point,
         )
         numpyro.factor("photometry", loglike)
+        if terms:
+            state = galaxy_state(params, zred, data)
+            for term, measured in zip(terms, data.terms, strict=True):
+                numpyro.factor(term.name, term.log_prob(state, measured))
+
+
+def galaxy_state(params: SEDParams, zred: Float[Array, ""], data: GalaxyData) -> GalaxyState:
+    """What further likelihoods may depend on."""
+    if isinstance(params.sfh, BinnedSFH):
+        logssfr = jnp.asarray(params.sfh.logssfr)
+    else:
+        logssfr = delayed_tau_logsfr(params.sfh, 0.1) - jnp.asarray(params.sfh.logmass)
+    mean_age = data.between_nodes(lambda phot: phot.mean_age(params), zred)
+    return GalaxyState(params, zred, logssfr, mean_age, data.age_at(zred))
 
 
 def computed_once(params: SEDParams) -> SEDParams:

@@ -23,6 +23,7 @@ from hbm.galaxies import galaxy_axes
 from hbm.mixture import Mixture
 from hbm.model import GalaxyData
 from hbm.pilot import Pilot, PilotConfig, PilotSampler
+from hbm.terms import Term
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
@@ -110,6 +111,8 @@ class NutsSampler:
         Lengths and switches.
     example
         Data of one galaxy, for the shapes.
+    terms
+        Likelihoods besides the photometry.
     """
 
     def __init__(
@@ -117,6 +120,7 @@ class NutsSampler:
         config: ModelConfig,
         sampler: SamplerConfig,
         example: GalaxyData,
+        terms: tuple[Term, ...] = (),
     ) -> None:
         for name in ("n_draw", "n_chain", "n_point", "n_round", "n_component"):
             if getattr(sampler, name) < 1:
@@ -126,7 +130,7 @@ class NutsSampler:
                 f"`n_warmup` and `n_jump` must be >= 0, got {sampler.n_warmup} and {sampler.n_jump}."
             )
         self.sampler = sampler
-        self.posterior = build_posterior(config, example)
+        self.posterior = build_posterior(config, example, terms)
         sizes = PilotConfig(sampler.n_point, sampler.n_round, sampler.n_component)
         self._pilot = PilotSampler(np.ones(self.posterior.dim), sizes)
         self._init, self._step = cast(Any, hmc)(

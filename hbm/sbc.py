@@ -20,7 +20,7 @@ from hbm.catalog import Catalog
 from hbm.config import ModelConfig
 from hbm.galaxies import DataBuilder
 from hbm.labels import split_component
-from hbm.model import OUTLIER_SCALE, GalaxyData, derived_quantities, photometric_model
+from hbm.model import OUTLIER_SCALE, GalaxyData, derived_quantities, galaxy_model
 from sed.likelihood import posterior_predictive_flux
 
 
@@ -64,7 +64,7 @@ def draw_prior(galaxy: GalaxyData, config: ModelConfig, keys: Array) -> dict[str
     """
 
     def one(key: Array) -> dict[str, Array]:
-        seeded = handlers.seed(photometric_model, key)
+        seeded = handlers.seed(galaxy_model, key)
         trace = handlers.trace(seeded).get_trace(galaxy, config, use_data=False)
         sites = {name: jnp.asarray(site["value"]) for name, site in trace.items()}
         return {**sites, **derived_quantities(sites, galaxy, config)}

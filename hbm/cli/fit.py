@@ -1,6 +1,6 @@
 """``hbm fit``: a catalogue to posteriors."""
 
-import dataclasses
+import warnings
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -81,6 +81,34 @@ def fit(
             help="Rows that cannot be used: stop and name them, or drop them.", rich_help_panel="Catalogue"
         ),
     ] = OnBad.stop,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            help="Statistics of the galaxies' images, from `hbm compile`.", rich_help_panel="Images"
+        ),
+    ] = None,
+    image_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Image model that they were compiled with: shipped name or checkpoint.",
+            show_default="that named in the file",
+            rich_help_panel="Images",
+        ),
+    ] = None,
+    use: Annotated[
+        str | None,
+        typer.Option(
+            help="photometry, image, or photometry,image.",
+            show_default="whatever there is",
+            rich_help_panel="Images",
+        ),
+    ] = None,
+    insist: Annotated[
+        bool,
+        typer.Option(
+            "--insist", help="Use an image model that is overconfident or untested.", rich_help_panel="Images"
+        ),
+    ] = False,
     sfh: Annotated[
         History, typer.Option(help="Star formation history.", rich_help_panel="Model")
     ] = History.binned,
@@ -134,7 +162,7 @@ def fit(
     ] = False,
     plots: Annotated[bool, typer.Option(help="Save figures of every galaxy beside its result.")] = False,
 ) -> None:
-    """Fit the photometry of every galaxy of a catalogue.
+    """Fit every galaxy of a catalogue: its photometry, its image, or both.
 
     Writes for each galaxy `<id>.nc` with draws from its posterior (ArviZ InferenceData), and for all of them
     `summary.ecsv`: medians, 68 % ranges, and whether the chains converged. Look at `flag` before using a row.
@@ -151,6 +179,8 @@ def fit(
 
     `hbm fit galaxies.ecsv --error-floor free --outliers --limit 10 --overwrite`
 
+    `hbm fit galaxies.ecsv --images stamps.stats.h5 --out joint` adds images that `hbm compile` has compiled.
+
     `hbm fit galaxies.ecsv --resume` carries on where an interrupted run stopped.
     """
     with plain_errors():
@@ -161,9 +191,10 @@ def fit(
         from hbm.catalog import read_catalog
         from hbm.results import load_result, result_path
 
-        chosen = _choose(
-            read_catalog(catalog, preset=preset, columns=columns, on_bad=on_bad.value), galaxy, limit
-        )
+        whole = read_catalog(catalog, preset=preset, columns=columns, on_bad=on_bad.value)
+        if images is not None:
+            whole = _with_images(whole, images, image_model, insist)
+        chosen = _choose(whole, galaxy, limit)
         paths = {name: result_path(out, name) for name in chosen.id}
         there = [name for name, path in paths.items() if path.exists()]
         if there and not overwrite and not resume:
@@ -176,6 +207,7 @@ def fit(
 
         from hbm.config import ModelConfig
         from hbm.fitting import fit as fit_catalog
+        from hbm.fitting import fit_settings
         from hbm.sampler import SamplerConfig
         from sed.io import load_grid
 
@@ -188,7 +220,8 @@ def fit(
         )
         sampler = SamplerConfig(n_chain=chains, n_warmup=warmup, n_draw=draws)
         skipped = {name: load_result(paths[name]) for name in chosen.id if name not in todo.id}
-        wanted = {"config": dataclasses.asdict(config), "sampler": sampler._asdict(), "method": method.value}
+        used = None if use is None else tuple(part.strip() for part in use.split(","))
+        wanted = fit_settings(chosen, config, sampler, method.value, used)
         _refuse_other_settings(skipped, wanted, out)
         model_grid = None if grid is None else load_grid(grid)
         fitted: list[FitResult] = []
@@ -205,6 +238,7 @@ def fit(
                     overwrite=overwrite,
                     progress=progress,
                     batch_size=batch_size,
+                    use=used,
                 )
         done = {result.galaxy_id: result for result in fitted}
         _report([(done | skipped)[name] for name in chosen.id], len(skipped), out)
@@ -216,6 +250,19 @@ def fit(
         elif fitted:
             first = escape(str(paths[fitted[0].galaxy_id]))
             stdout().print(f"Next: [cyan]hbm plot {first}[/]", soft_wrap=True)
+
+
+def _with_images(catalog: "Catalog", images: Path, model: str | None, insist: bool) -> "Catalog":
+    """Catalogue with images; those of galaxies that are not in it are refused."""
+    from hbm.catalog_images import with_images
+    from hbm.image import model_of
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        found = with_images(catalog, images, model_of(images) if model is None else model, insist=insist)
+    for warning in caught:
+        stderr().print(f"[yellow]Note:[/] {escape(str(warning.message))}", soft_wrap=True)
+    return found
 
 
 def _refuse_other_settings(old: "dict[str, FitResult]", wanted: dict[str, Any], out: Path) -> None:

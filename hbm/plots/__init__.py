@@ -4,6 +4,7 @@ Each function takes a ``FitResult`` and returns a Matplotlib ``Figure`` that no 
 ``figure.savefig(path)``.
 """
 
+from hbm.plots.comparison import plot_comparison as plot_comparison
 from hbm.plots.corner import plot_corner as plot_corner
 from hbm.plots.sed import SpectrumBand as SpectrumBand
 from hbm.plots.sed import plot_sed as plot_sed

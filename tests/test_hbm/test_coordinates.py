@@ -10,7 +10,7 @@ from hbm.catalog import Catalog
 from hbm.config import InterimPrior, ModelConfig
 from hbm.coordinates import bent, build_posterior
 from hbm.galaxies import DataBuilder
-from hbm.model import photometric_model
+from hbm.model import galaxy_model
 
 FILTERS = ("sdss_u0", "sdss_r0", "twomass_J")
 
@@ -54,7 +54,7 @@ def test_density_is_the_models_with_the_jacobian(grid, config, zred_err):
         @jax.jit
         def both(vector):
             sites = posterior.constrain(vector, data)
-            model, _ = log_density(photometric_model, (data, config), {}, sites)
+            model, _ = log_density(galaxy_model, (data, config), {}, sites)
             _, logdet = jnp.linalg.slogdet(jax.jacfwd(values)(vector))
             return posterior.potential(vector, data), -(model + logdet)
 

@@ -15,7 +15,7 @@ from scipy import integrate, stats
 
 from hbm.config import InterimPrior, ModelConfig
 from hbm.galaxies import DataBuilder, cosmology_by_name, stack_galaxies, take_galaxy
-from hbm.model import GalaxyData, derived_quantities, photometric_model
+from hbm.model import GalaxyData, derived_quantities, galaxy_model
 from hbm.relations import GALLAZZI_LOGMASS, GALLAZZI_LOGZSOL
 
 Sites = dict[str, Any]
@@ -74,7 +74,7 @@ def density() -> Callable[[GalaxyData, Sites], float]:
 
     @jax.jit
     def evaluate(data: GalaxyData, sites: Sites) -> jax.Array:
-        return log_density(photometric_model, (data, DEFAULT), {}, sites)[0]
+        return log_density(galaxy_model, (data, DEFAULT), {}, sites)[0]
 
     return lambda data, sites: float(evaluate(data, parameters(sites)))
 
@@ -132,7 +132,7 @@ def test_upper_limit(galaxy: GalaxyData, sites: Any, density: Any, model_flux: A
 def test_free_calibration(galaxy: GalaxyData, sites: Any, model_flux: Any) -> None:
     @jax.jit
     def evaluate(data: GalaxyData, values: Sites) -> jax.Array:
-        return log_density(photometric_model, (data, FREE), {}, values)[0]
+        return log_density(galaxy_model, (data, FREE), {}, values)[0]
 
     floor, outlier, zero = CALIBRATION.values()
     expected = log_prior(sites, age_of(galaxy))
@@ -174,7 +174,7 @@ def test_free_redshift_has_its_prior(free: GalaxyData, sites: Any) -> None:
 
     @jax.jit
     def evaluate(values: Sites) -> jax.Array:
-        return log_density(photometric_model, (free, DEFAULT), {"use_data": False}, values)[0]
+        return log_density(galaxy_model, (free, DEFAULT), {"use_data": False}, values)[0]
 
     expected = log_prior(sites, float(free.age_at(zred))) + truncnorm(0.5, 0.02, 0.42, 0.58).logpdf(zred)
     assert float(evaluate(parameters(sites | {"zred": zred}))) == pytest.approx(expected, abs=1e-3)
