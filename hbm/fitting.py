@@ -205,6 +205,11 @@ def _padded(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
+def _divisible(n: int) -> int:
+    n_device = len(jax.devices())
+    return n if n < n_device else -(-n // n_device) * n_device
+
+
 def _stacked_chains(parts: Sequence[Draws], n: int) -> Chains:
     """Where the chains of some galaxies stand, the last one repeated until there are ``n``."""
     last = [parts[min(i, len(parts) - 1)].chains for i in range(n)]
@@ -275,9 +280,12 @@ class _Run:
         return {members[i]: self._result(members[i], one, galaxies[i]) for i, one in sampled.items()}
 
     def _stacked(self, galaxies: list[GalaxyData], *, pad: bool) -> GalaxyData:
-        """Data side by side; padded to a power of two, so that parts of batches share compiled programs."""
+        """Data side by side, the last one repeated until they divide over the devices.
+
+        Parts of batches are padded to a power of two, so that they share compiled programs.
+        """
         n = len(galaxies)
-        return stack_galaxies(galaxies + [galaxies[-1]] * (_padded(n) - n if pad else 0))
+        return stack_galaxies(galaxies + [galaxies[-1]] * ((_padded(n) if pad else _divisible(n)) - n))
 
     def _judged(
         self, rows: list[int], draws: Draws, data: GalaxyData, earlier: dict[int, "_Sampled"]

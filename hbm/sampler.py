@@ -19,6 +19,7 @@ from numpyro.infer.util import ParamInfo
 
 from hbm.config import ModelConfig
 from hbm.coordinates import build_posterior
+from hbm.devices import over_devices
 from hbm.galaxies import galaxy_axes
 from hbm.mixture import Mixture
 from hbm.model import GalaxyData
@@ -136,12 +137,23 @@ class NutsSampler:
         self._init, self._step = cast(Any, hmc)(
             potential_fn_gen=lambda data: lambda vector: self.posterior.potential(vector, data), algo="NUTS"
         )
-        self._propose = jax.jit(self._propose_points)
-        self._update = jax.jit(jax.vmap(self._pilot.update, in_axes=(0, None, 0, 0, 0, 0)))
-        self._finish = jax.jit(jax.vmap(lambda one, key: self._pilot.finish(one, key, sampler.n_chain)))
-        self._refit = jax.jit(jax.vmap(self._pilot.refit))
-        self._advance = jax.jit(self._advance_galaxies)
-        self._constrain_all = jax.jit(self._constrain_galaxies)
+        update, pilot = (0, None, 0, 0, 0, 0), self._pilot
+        self._propose = over_devices(
+            self._propose_points, lambda _proposal, data, _keys: (0, galaxy_axes(data), 0), 0
+        )
+        self._update = over_devices(jax.vmap(pilot.update, in_axes=update), lambda *_: update, 0)
+        self._finish = over_devices(
+            jax.vmap(lambda one, key: pilot.finish(one, key, sampler.n_chain)), lambda *_: (0, 0), 0
+        )
+        self._refit = over_devices(jax.vmap(pilot.refit), lambda *_: (0, 0, 0), 0)
+        self._advance = over_devices(
+            self._advance_galaxies,
+            lambda _state, data, _proposal, _jumps: (0, galaxy_axes(data), 0, 1),
+            (0, 1),
+        )
+        self._constrain_all = over_devices(
+            self._constrain_galaxies, lambda _vectors, data: (0, galaxy_axes(data)), 0
+        )
 
     def run(
         self, data: GalaxyData, key: Array, progress: Progress | None = None, *, longer: bool = False
@@ -242,7 +254,7 @@ class NutsSampler:
         state, proposal = for_all(self._pilot.empty()), for_all(self._pilot.reference)
         for i in range(n_round):
             key_points, key_fit = jax.random.split(jax.random.fold_in(key, i))
-            x, potential = self._propose(proposal, data, key_points)
+            x, potential = self._propose(proposal, data, jax.random.split(key_points, n_galaxy))
             keys = jax.random.split(key_fit, n_galaxy)
             state, proposal = self._update(state, jnp.asarray(i), proposal, x, potential, keys)
             proposal.mean.block_until_ready()  # or progress would run ahead of the work
@@ -251,15 +263,14 @@ class NutsSampler:
         return pilot, state
 
     def _propose_points(
-        self, proposal: Mixture, data: GalaxyData, key: Array
+        self, proposal: Mixture, data: GalaxyData, keys: Array
     ) -> tuple[Float[Array, "galaxy point dim"], Float[Array, "galaxy point"]]:
-        """Draws of a proposal and their potential."""
+        """Draws of a proposal and their potential; one key per galaxy."""
 
         def one(mine: Mixture, galaxy: GalaxyData, key: Array) -> tuple[Array, Array]:
             x = mine.sample(key, self.sampler.n_point)
             return x, jax.vmap(self.posterior.potential, in_axes=(0, None))(x, galaxy)
 
-        keys = jax.random.split(key, proposal.mean.shape[0])
         return jax.vmap(one, in_axes=(0, galaxy_axes(data), 0))(proposal, data, keys)
 
     def _jumps(
@@ -268,15 +279,17 @@ class NutsSampler:
         """Proposals for a piece of the chains and their potential: they do not depend on the chains."""
         setting = self.sampler
         shape = (_PIECE, setting.n_chain, setting.n_jump)
+        n_galaxy, dim = proposal.mean.shape[0], proposal.mean.shape[-1]
         if setting.n_jump == 0:
-            n_galaxy, dim = proposal.mean.shape[0], proposal.mean.shape[-1]
             return jnp.zeros((_PIECE, n_galaxy, *shape[1:], dim)), jnp.zeros((_PIECE, n_galaxy, *shape[1:]))
         n_call = -(-int(np.prod(shape)) // setting.n_point)
-        parts = [self._propose(proposal, data, jax.random.fold_in(key, i)) for i in range(n_call)]
+        parts = [
+            self._propose(proposal, data, jax.random.split(jax.random.fold_in(key, i), n_galaxy))
+            for i in range(n_call)
+        ]
         x, potential = (
             jnp.concatenate(part, axis=1)[:, : np.prod(shape)] for part in zip(*parts, strict=True)
         )
-        n_galaxy, dim = x.shape[0], x.shape[-1]
         return (
             jnp.moveaxis(x.reshape(n_galaxy, *shape, dim), 0, 1),
             jnp.moveaxis(potential.reshape(n_galaxy, *shape), 0, 1),

@@ -64,11 +64,11 @@ def test_the_posterior_of_a_trained_network_is_the_exact_one(tmp_path: Path) -> 
     source = GaussianSource()
     config = TrainConfig(
         DataConfig(source="simulate", instrument="none"),
-        NetworkOptions(n_basis=6, patch=1, channels=(32, 32), hidden=32, n_feature=16, refine=0),
+        NetworkOptions(n_basis=6, patch=1, channels=(16, 16), hidden=32, n_feature=16, refine=0),
         TrainingOptions(
-            steps=3000, batch=64, levels=4, lr=2e-3, contrast=5.0, looks=0.1, label_dropout=0.0, holes=False,
-            ema=0.995, sigma_likelihood=(0.05, 10.0), sigma_sample=(0.05, 10.0), validate_every=3000,
-            save_every=3000, refit_images=6000, refit_steps=2000, calibration_images=0,
+            steps=800, batch=48, levels=3, lr=2e-3, contrast=5.0, looks=0.1, label_dropout=0.0, holes=False,
+            ema=0.995, sigma_likelihood=(0.05, 10.0), sigma_sample=(0.05, 10.0), validate_every=800,
+            save_every=800, refit_images=6000, refit_steps=1500, calibration_images=0,
         ),
     )  # fmt: skip
     path = run(
