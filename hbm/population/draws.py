@@ -1,0 +1,97 @@
+"""Posterior draws of many galaxies under the interim prior, and its density, which is divided out."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import numpyro.distributions as dist
+from jaxtyping import Array, Float
+
+from hbm.config import InterimPrior
+from hbm.distributions import SplitNormal, TruncatedNormal
+from hbm.fitting import config_of
+from hbm.galaxies import cosmology_by_name
+from hbm.population.relations import Galaxies
+from hbm.relations import mass_metallicity, star_forming_sequence
+from hbm.results import FitResult
+
+PROPERTIES = ("logmass", "logssfr", "logzsol", "dust2", "gas_logu")
+"""What relations may describe."""
+
+
+class PosteriorDraws(NamedTuple):
+    """Equally weighted draws of each galaxy."""
+
+    id: tuple[str, ...]
+    """Galaxies."""
+    properties: dict[str, Float[Array, "galaxy draw"]]
+    """`PROPERTIES` and ``age_universe``, Gyr."""
+    prior: InterimPrior
+    """Under which they were drawn."""
+
+
+def gather_draws(results: Sequence[FitResult], *, n_draw: int = 400) -> PosteriorDraws:
+    """Draws from fits of single galaxies.
+
+    Parameters
+    ----------
+    results
+        Of binned histories with fixed redshifts, and all of the same settings.
+    n_draw
+        Per galaxy, spread evenly over the chains.
+
+    Raises
+    ------
+    ValueError
+        If there are no results, one did not converge, has too few draws or another prior, a delayed
+        exponential, no ionization parameter or a free redshift.
+    """
+    if not results:
+        raise ValueError("`results` is empty: there is nothing to infer from.")
+    config = config_of(results[0])
+    if config.sfh != "binned" or not config.nebular:
+        raise ValueError("`results` must be of binned star formation histories with nebular emission.")
+    cosmology = cosmology_by_name(config.cosmology)
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in (*PROPERTIES, "age_universe")}
+    for result in results:
+        name = result.galaxy_id
+        if config_of(result) != config:
+            raise ValueError(f"`results` must have one prior and model, but that of {name} has another.")
+        if not result.convergence.converged:
+            raise ValueError(
+                f"`results` must have converged, but {name} is flagged {result.flag!r}. Leave it out."
+            )
+        if "zred" in result.components:
+            raise ValueError(f"`results` must have fixed redshifts, but that of {name} was free.")
+        n = result.draws("logmass").size
+        if n < n_draw:
+            raise ValueError(f"`n_draw` must be at most the number of draws, {n} of {name}, got {n_draw}.")
+        pick = ((np.arange(n_draw) + 0.5) * n / n_draw).astype(int)
+        for each in PROPERTIES:
+            rows[each].append(result.draws(each).ravel()[pick])
+        rows["age_universe"].append(np.full(n_draw, float(cosmology.age_np(result.zred))))
+    properties = {name: jnp.asarray(np.stack(value), jnp.float32) for name, value in rows.items()}
+    return PosteriorDraws(tuple(r.galaxy_id for r in results), properties, config.prior)
+
+
+def interim_log_prob(
+    galaxies: Galaxies, prior: InterimPrior, properties: Sequence[str] = PROPERTIES
+) -> Float[Array, "..."]:
+    """Log density of some properties under the interim prior (`hbm.prior`), at fixed other ones."""
+    mass = galaxies["logmass"]
+    low, high = prior.logssfr
+    sequence = jnp.clip(star_forming_sequence(mass, galaxies["age_universe"]), low + 1.0, high - 0.1)
+    centre, width, top = prior.dust2
+    shape = jnp.shape(mass)
+    parts = {
+        "logmass": dist.Uniform(*prior.logmass).expand(shape),
+        "logssfr": SplitNormal(sequence, *prior.logssfr_scatter, low=low, high=high),
+        "logzsol": TruncatedNormal(mass_metallicity(mass), prior.logzsol_scatter, *prior.logzsol),
+        "dust2": TruncatedNormal(jnp.full(shape, centre), width, 0.0, top),
+        "gas_logu": TruncatedNormal(jnp.full(shape, prior.gas_logu[0]), *prior.gas_logu[1:]),
+    }
+    total = jnp.zeros(shape)
+    for name in properties:
+        total = total + parts[name].log_prob(galaxies[name])
+    return total

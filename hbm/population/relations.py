@@ -1,0 +1,340 @@
+r"""The distribution of galaxies' properties, one relation per property.
+
+.. math:: p(\theta | \eta) = p(\log M)\, p(\mathrm{sSFR} | M)\, p(Z | M)\, p(\tau | M, \mathrm{sSFR})\,
+          p(U | \mathrm{sSFR})
+
+A relation samples its hyperparameters and gives the density of its property at fixed other ones, over the
+range that the interim prior covers, where it is normalised. Leave relations out, or put your own in:
+properties without one keep their interim prior.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float
+
+from hbm.config import InterimPrior
+from hbm.distributions import TruncatedNormal
+from hbm.relations import mass_metallicity, star_forming_sequence
+
+Galaxies = Mapping[str, Array]
+"""``logmass``, ``logssfr``, ``logzsol``, ``dust2``, ``gas_logu`` and ``age_universe`` in Gyr."""
+
+Hyper = Mapping[str, Any]
+"""Hyperparameters by name."""
+
+_PIVOT_MASS, _PIVOT_SSFR = 10.5, -10.0
+_N_GRID = 400
+
+
+@runtime_checkable
+class Relation(Protocol):
+    """The distribution of one property given others."""
+
+    property: ClassVar[str]
+    """Which of the properties it is the distribution of."""
+
+    def sample(self) -> dict[str, Array]:
+        """Hyperparameters, by `numpyro.sample` statements: their hyperpriors."""
+        ...
+
+    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """Log density of the property at the galaxies' other properties, per unit of the property."""
+        ...
+
+    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """Draw the property, given those of relations before this one."""
+        ...
+
+
+@dataclass(frozen=True)
+class Schechter:
+    r"""Mass function of Schechter (1976), :math:`p \propto 10^{(\alpha+1)(m - m^*)} e^{-10^{m - m^*}}`.
+
+    Hyperpriors about Baldry et al. (2012, MNRAS 421, 621: log M* = 10.66 of surviving mass, some 0.2 dex more
+    of mass formed), and wide enough for either of their two slopes.
+    """
+
+    low: float = 8.5
+    """Least log10 mass formed."""
+    high: float = 12.0
+    """Largest."""
+    property: ClassVar[str] = "logmass"
+
+    def sample(self) -> dict[str, Array]:
+        """``log_mstar``, ``alpha``."""
+        return {
+            "log_mstar": numpyro.sample("log_mstar", dist.Normal(10.9, 0.4)),
+            "alpha": numpyro.sample("alpha", dist.Normal(-1.2, 0.5)),
+        }
+
+    def _raw(self, logmass: Array, hyper: Hyper) -> Array:
+        x = logmass - hyper["log_mstar"]
+        return jnp.asarray((hyper["alpha"] + 1) * np.log(10.0) * x - 10.0**x)
+
+    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """Per dex."""
+        return _normalised(lambda m: self._raw(m, hyper), galaxies["logmass"], self.low, self.high)
+
+    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """By its distribution function on a grid."""
+        shape = jnp.shape(galaxies["age_universe"])
+        return _drawn(lambda m: self._raw(m, hyper), key, shape, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class SplineMassFunction:
+    """Mass function whose logarithm is linear between knots; its bends are normal with a free scale."""
+
+    low: float = 8.5
+    high: float = 12.0
+    n_knot: int = 8
+    property: ClassVar[str] = "logmass"
+
+    def sample(self) -> dict[str, Array]:
+        """``mass_slope``, ``mass_bend`` (standard normals) and ``mass_roughness``, the scale of the bends."""
+        roughness = numpyro.sample("mass_roughness", dist.HalfNormal(1.5))
+        bend = numpyro.sample("mass_bend", dist.Normal(0.0, 1.0).expand([self.n_knot - 2]).to_event(1))
+        return {
+            "mass_slope": numpyro.sample("mass_slope", dist.Normal(0.0, 2.0)),
+            "mass_bend": bend,
+            "mass_roughness": roughness,
+        }
+
+    def _raw(self, logmass: Array, hyper: Hyper) -> Array:
+        slopes = hyper["mass_slope"] + jnp.concatenate(
+            [jnp.zeros(1), jnp.cumsum(hyper["mass_roughness"] * hyper["mass_bend"])]
+        )
+        knots = jnp.linspace(self.low, self.high, self.n_knot)
+        heights = jnp.concatenate([jnp.zeros(1), jnp.cumsum(slopes)])
+        return jnp.interp(logmass, knots, heights)
+
+    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """Per dex."""
+        return _normalised(lambda m: self._raw(m, hyper), galaxies["logmass"], self.low, self.high)
+
+    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """By its distribution function on a grid."""
+        shape = jnp.shape(galaxies["age_universe"])
+        return _drawn(lambda m: self._raw(m, hyper), key, shape, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class StarFormingSequence:
+    """Specific star formation rate: a sequence with scatter, and a quiescent part that grows with mass.
+
+    The sequence is that of Speagle et al. (2014) with a free offset and tilt; the quiescent fraction is a
+    logistic function of log mass, rising about log M = 10.5 to 11 (Peng et al. 2010, ApJ 721, 193).
+    """
+
+    low: float = -13.0
+    high: float = -8.4
+    property: ClassVar[str] = "logssfr"
+
+    def sample(self) -> dict[str, Array]:
+        """``sfs_offset``, ``sfs_tilt``, ``sfs_scatter``, ``quiescent_*``."""
+        return {
+            "sfs_offset": numpyro.sample("sfs_offset", dist.Normal(0.0, 0.3)),
+            "sfs_tilt": numpyro.sample("sfs_tilt", dist.Normal(0.0, 0.2)),
+            "sfs_scatter": numpyro.sample("sfs_scatter", dist.LogNormal(np.log(0.3), 0.4)),
+            "quiescent_mass": numpyro.sample("quiescent_mass", dist.Normal(10.8, 0.5)),
+            "quiescent_width": numpyro.sample("quiescent_width", dist.LogNormal(np.log(0.5), 0.5)),
+            "quiescent_logssfr": numpyro.sample("quiescent_logssfr", dist.Normal(-11.8, 0.4)),
+            "quiescent_scatter": numpyro.sample("quiescent_scatter", dist.LogNormal(np.log(0.5), 0.3)),
+        }
+
+    def _parts(self, galaxies: Galaxies, hyper: Hyper) -> tuple[Array, TruncatedNormal, TruncatedNormal]:
+        mass = galaxies["logmass"]
+        centre = star_forming_sequence(mass, galaxies["age_universe"])
+        centre = centre + hyper["sfs_offset"] + hyper["sfs_tilt"] * (mass - _PIVOT_MASS)
+        logit = (mass - hyper["quiescent_mass"]) / hyper["quiescent_width"]
+        forming = TruncatedNormal(centre, hyper["sfs_scatter"], self.low, self.high)
+        level = jnp.broadcast_to(hyper["quiescent_logssfr"], jnp.shape(mass))
+        return logit, forming, TruncatedNormal(level, hyper["quiescent_scatter"], self.low, self.high)
+
+    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """Per dex."""
+        logit, forming, quiescent = self._parts(galaxies, hyper)
+        x = galaxies["logssfr"]
+        return jnp.logaddexp(
+            jax.nn.log_sigmoid(-logit) + forming.log_prob(x),
+            jax.nn.log_sigmoid(logit) + quiescent.log_prob(x),
+        )
+
+    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """A coin, then one of the two."""
+        logit, forming, quiescent = self._parts(galaxies, hyper)
+        key_coin, key_one, key_two = jax.random.split(key, 3)
+        is_quiescent = jax.random.uniform(key_coin, jnp.shape(logit)) < jax.nn.sigmoid(logit)
+        return jnp.where(is_quiescent, quiescent.sample(key_one), forming.sample(key_two))
+
+
+@dataclass(frozen=True)
+class MassMetallicity:
+    """Stellar metallicity: the relation of Gallazzi et al. (2005) with a free offset, tilt and scatter."""
+
+    low: float = -1.5
+    high: float = 0.3
+    property: ClassVar[str] = "logzsol"
+
+    def sample(self) -> dict[str, Array]:
+        """``mzr_offset``, ``mzr_tilt``, ``mzr_scatter``."""
+        return {
+            "mzr_offset": numpyro.sample("mzr_offset", dist.Normal(0.0, 0.3)),
+            "mzr_tilt": numpyro.sample("mzr_tilt", dist.Normal(0.0, 0.3)),
+            "mzr_scatter": numpyro.sample("mzr_scatter", dist.LogNormal(np.log(0.25), 0.5)),
+        }
+
+    def _normal(self, galaxies: Galaxies, hyper: Hyper) -> TruncatedNormal:
+        mass = galaxies["logmass"]
+        centre = mass_metallicity(mass) + hyper["mzr_offset"] + hyper["mzr_tilt"] * (mass - _PIVOT_MASS)
+        return TruncatedNormal(centre, hyper["mzr_scatter"], self.low, self.high)
+
+    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """Per dex."""
+        found: Array = self._normal(galaxies, hyper).log_prob(galaxies["logzsol"])
+        return found
+
+    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """A truncated normal."""
+        return self._normal(galaxies, hyper).sample(key)
+
+
+@dataclass(frozen=True)
+class DustRelation:
+    """Diffuse optical depth: linear in log mass and log sSFR, truncated at zero; broad hyperpriors."""
+
+    high: float = 2.5
+    property: ClassVar[str] = "dust2"
+
+    def sample(self) -> dict[str, Array]:
+        """``dust_level``, ``dust_mass``, ``dust_ssfr``, ``dust_scatter``."""
+        return {
+            "dust_level": numpyro.sample("dust_level", dist.Normal(0.4, 0.5)),
+            "dust_mass": numpyro.sample("dust_mass", dist.Normal(0.0, 0.5)),
+            "dust_ssfr": numpyro.sample("dust_ssfr", dist.Normal(0.0, 0.5)),
+            "dust_scatter": numpyro.sample("dust_scatter", dist.LogNormal(np.log(0.4), 0.5)),
+        }
+
+    def _normal(self, galaxies: Galaxies, hyper: Hyper) -> TruncatedNormal:
+        centre = (
+            hyper["dust_level"]
+            + hyper["dust_mass"] * (galaxies["logmass"] - _PIVOT_MASS)
+            + hyper["dust_ssfr"] * (galaxies["logssfr"] - _PIVOT_SSFR)
+        )
+        return TruncatedNormal(centre, hyper["dust_scatter"], 0.0, self.high)
+
+    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """Per unit of optical depth."""
+        found: Array = self._normal(galaxies, hyper).log_prob(galaxies["dust2"])
+        return found
+
+    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """A truncated normal."""
+        return self._normal(galaxies, hyper).sample(key)
+
+
+@dataclass(frozen=True)
+class IonizationRelation:
+    """Ionization parameter: linear in log sSFR (Kaasinen et al. 2018, MNRAS 477, 5568); broad hyperpriors."""
+
+    low: float = -4.0
+    high: float = -1.0
+    property: ClassVar[str] = "gas_logu"
+
+    def sample(self) -> dict[str, Array]:
+        """``logu_level``, ``logu_ssfr``, ``logu_scatter``."""
+        return {
+            "logu_level": numpyro.sample("logu_level", dist.Normal(-2.7, 0.5)),
+            "logu_ssfr": numpyro.sample("logu_ssfr", dist.Normal(0.0, 0.5)),
+            "logu_scatter": numpyro.sample("logu_scatter", dist.LogNormal(np.log(0.4), 0.5)),
+        }
+
+    def _normal(self, galaxies: Galaxies, hyper: Hyper) -> TruncatedNormal:
+        centre = hyper["logu_level"] + hyper["logu_ssfr"] * (galaxies["logssfr"] - _PIVOT_SSFR)
+        return TruncatedNormal(centre, hyper["logu_scatter"], self.low, self.high)
+
+    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """Per dex."""
+        found: Array = self._normal(galaxies, hyper).log_prob(galaxies["gas_logu"])
+        return found
+
+    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """A truncated normal."""
+        return self._normal(galaxies, hyper).sample(key)
+
+
+class Population:
+    """Relations of some of the properties; the order is that in which mock galaxies are drawn.
+
+    Raises
+    ------
+    ValueError
+        If two relations describe the same property.
+    """
+
+    def __init__(self, relations: tuple[Relation, ...]) -> None:
+        names = [relation.property for relation in relations]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"`relations` must describe each property once, and at least one, got {names}.")
+        self.relations = relations
+
+    @property
+    def properties(self) -> tuple[str, ...]:
+        """What the relations describe."""
+        return tuple(relation.property for relation in self.relations)
+
+    def sample(self) -> dict[str, Array]:
+        """Sample all hyperparameters, inside a NumPyro model."""
+        hyper: dict[str, Any] = {}
+        for relation in self.relations:
+            hyper |= relation.sample()
+        return hyper
+
+    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """Log density of the properties that the relations describe."""
+        parts = [relation.log_prob(galaxies, hyper) for relation in self.relations]
+        return sum(parts[1:], parts[0])
+
+    def draw(self, key: Array, age_universe: Float[Array, " galaxy"], hyper: Hyper) -> dict[str, Array]:
+        """Mock galaxies of the properties that the relations describe."""
+        galaxies: dict[str, Array] = {"age_universe": jnp.asarray(age_universe)}
+        for i, relation in enumerate(self.relations):
+            galaxies[relation.property] = relation.draw(jax.random.fold_in(key, i), galaxies, hyper)
+        return galaxies
+
+
+def default_population(prior: InterimPrior) -> Population:
+    """All five relations, over the ranges of an interim prior."""
+    return Population(
+        (
+            Schechter(*prior.logmass),
+            StarFormingSequence(*prior.logssfr),
+            MassMetallicity(*prior.logzsol),
+            DustRelation(prior.dust2[2]),
+            IonizationRelation(*prior.gas_logu[2:]),
+        )
+    )
+
+
+def _normalised(raw: Any, x: Array, low: float, high: float) -> Float[Array, "..."]:
+    """Log density over an interval, normalised by the trapezoidal rule; -inf beyond."""
+    grid = jnp.linspace(low, high, _N_GRID)
+    value = raw(grid)
+    weight = jnp.full(_N_GRID, (high - low) / (_N_GRID - 1)).at[jnp.array([0, -1])].mul(0.5)
+    inside = (x >= low) & (x <= high)
+    return jnp.where(inside, raw(jnp.clip(x, low, high)) - logsumexp(value + jnp.log(weight)), -jnp.inf)
+
+
+def _drawn(raw: Any, key: Array, shape: tuple[int, ...], low: float, high: float) -> Float[Array, "..."]:
+    grid = jnp.linspace(low, high, _N_GRID)
+    density = jnp.exp(raw(grid) - jnp.max(raw(grid)))
+    total = jnp.concatenate([jnp.zeros(1), jnp.cumsum(0.5 * (density[1:] + density[:-1]))])
+    return jnp.interp(jax.random.uniform(key, shape), total / total[-1], grid)

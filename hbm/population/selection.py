@@ -1,0 +1,136 @@
+r"""Selection: galaxies that were too faint to be measured are part of the population too.
+
+For N galaxies that were measured because their *data* passed a cut, the likelihood of hyperparameters has
+
+.. math:: \prod_i \frac{p(d_i | \eta)}{P(\mathrm{det} | \eta)}, \quad
+          P(\mathrm{det} | \eta) = \int p(\theta | \eta)\, P(\mathrm{det} | \theta)\, d\theta
+          \approx \frac1M \sum_j \frac{p(\theta_j | \eta)}{q(\theta_j)} P(\mathrm{det} | \theta_j)
+
+(Loredo 2004; Mandel, Farr & Gair 2019, MNRAS 486, 1086; the number of galaxies is marginalised with a prior
+1 / number). The sum is over draws from a broad q, the same for all hyperparameters, and differentiable.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float
+
+from hbm.config import InterimPrior
+from hbm.population.draws import interim_log_prob
+from hbm.population.relations import Galaxies, Hyper, Population, default_population
+
+
+class Selection(NamedTuple):
+    """Draws of q with the probability of being measured; make it with `selection_by`."""
+
+    galaxies: dict[str, Float[Array, " draw"]]
+    """Properties and ``age_universe``."""
+    log_reference: Float[Array, " draw"]
+    """Log density q of the properties."""
+    log_detection: Float[Array, " draw"]
+    """Log of P(det | theta)."""
+
+    def log_detected(self, population: Population, hyper: Hyper) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Log of P(det | hyperparameters), and the effective number of draws it rests on."""
+        log_weight = self._log_weight(population, hyper)
+        total = logsumexp(log_weight)
+        effective = jnp.exp(2 * total - logsumexp(2 * log_weight))
+        return total - jnp.log(log_weight.shape[0]), effective
+
+    def weights(self, population: Population, hyper: Hyper) -> Float[Array, " draw"]:
+        """What part of P(det | hyperparameters) each draw is."""
+        return jax.nn.softmax(self._log_weight(population, hyper))
+
+    def _log_weight(self, population: Population, hyper: Hyper) -> Float[Array, " draw"]:
+        return population.log_prob(self.galaxies, hyper) - self.log_reference + self.log_detection
+
+
+def selection_by(
+    detection: Callable[[Galaxies], Float[Array, " draw"]],
+    age_universe: Float[np.ndarray, " any"],
+    prior: InterimPrior,
+    population: Population,
+    *,
+    n_draw: int = 20_000,
+    seed: int = 0,
+) -> Selection:
+    """Selection from the probability that a galaxy of given properties is measured.
+
+    Parameters
+    ----------
+    detection
+        Gives P(det | properties) between 0 and 1: the part of noise realisations whose data pass the cut.
+    age_universe
+        Gyr: draws from the redshift distribution of all galaxies, measured or not.
+    prior
+        Ranges of the properties.
+    population
+        What will be fitted: q covers the properties that it describes.
+    n_draw
+        Draws of q: half from the interim prior, half from the middle of the default population's hyperpriors.
+    seed
+        Of the draws.
+
+    Raises
+    ------
+    ValueError
+        If ``detection`` gives anything but probabilities, or zero for all.
+    """
+    keys = jax.random.split(jax.random.key(seed), 4)
+    broad = default_population(prior)
+    age = jnp.asarray(np.random.default_rng(seed).choice(age_universe, n_draw), jnp.float32)
+    half = n_draw // 2
+    middle = broad.draw(keys[0], age[:half], MIDDLE)
+    rest = _interim_draws(keys[1], age[half:], prior)
+    galaxies = {name: jnp.concatenate([middle[name], rest[name]]) for name in rest}
+    probability = jnp.asarray(detection(galaxies))
+    bad = ~((probability >= 0) & (probability <= 1))
+    if probability.shape != age.shape or bool(bad.any()) or not bool((probability > 0).any()):
+        raise ValueError(
+            "`detection` must give a probability between 0 and 1 for each galaxy, above 0 for some, got "
+            f"shape {probability.shape} and values from {probability.min()} to {probability.max()}."
+        )
+    names = population.properties
+    kept = Population(tuple(r for r in broad.relations if r.property in names))
+    mixed = jnp.logaddexp(kept.log_prob(galaxies, MIDDLE), interim_log_prob(galaxies, prior, names)) - np.log(
+        2
+    )
+    return Selection(galaxies, mixed, jnp.log(probability))
+
+
+MIDDLE = {
+    "log_mstar": 10.9, "alpha": -1.2, "sfs_offset": 0.0, "sfs_tilt": 0.0, "sfs_scatter": 0.4,
+    "quiescent_mass": 10.8, "quiescent_width": 0.5, "quiescent_logssfr": -11.8, "quiescent_scatter": 0.5,
+    "mzr_offset": 0.0, "mzr_tilt": 0.0, "mzr_scatter": 0.35, "dust_level": 0.4, "dust_mass": 0.0,
+    "dust_ssfr": 0.0, "dust_scatter": 0.5, "logu_level": -2.7, "logu_ssfr": 0.0, "logu_scatter": 0.5,
+}  # fmt: skip
+"""A population in the middle of the hyperpriors."""
+
+
+def _interim_draws(key: Array, age: Float[Array, " draw"], prior: InterimPrior) -> dict[str, Array]:
+    """Properties drawn from the interim prior."""
+    import numpyro.distributions as dist
+
+    from hbm.distributions import SplitNormal, TruncatedNormal
+    from hbm.relations import mass_metallicity, star_forming_sequence
+
+    keys = jax.random.split(key, 5)
+    n = age.shape[0]
+    mass = dist.Uniform(*prior.logmass).sample(keys[0], (n,))
+    low, high = prior.logssfr
+    sequence = jnp.clip(star_forming_sequence(mass, age), low + 1.0, high - 0.1)
+    centre, width, top = prior.dust2
+    return {
+        "age_universe": age,
+        "logmass": mass,
+        "logssfr": SplitNormal(sequence, *prior.logssfr_scatter, low=low, high=high).sample(keys[1]),
+        "logzsol": TruncatedNormal(mass_metallicity(mass), prior.logzsol_scatter, *prior.logzsol).sample(
+            keys[2]
+        ),
+        "dust2": TruncatedNormal(jnp.full(n, centre), width, 0.0, top).sample(keys[3]),
+        "gas_logu": TruncatedNormal(jnp.full(n, prior.gas_logu[0]), *prior.gas_logu[1:]).sample(keys[4]),
+    }

@@ -1,0 +1,203 @@
+"""Population models: densities against other evaluations, and hyperparameters of mock surveys."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.stats
+from numpyro.infer.util import log_density
+
+from hbm.config import InterimPrior, ModelConfig
+from hbm.model import GalaxyData, galaxy_model
+from hbm.population import (
+    DustRelation,
+    IonizationRelation,
+    MassMetallicity,
+    Population,
+    PosteriorDraws,
+    Schechter,
+    SplineMassFunction,
+    StarFormingSequence,
+    default_population,
+    fit_population,
+    selection_by,
+)
+from hbm.population.draws import interim_log_prob
+from hbm.population.selection import MIDDLE, _interim_draws
+
+PRIOR = InterimPrior(logmass=(8.5, 12.0), logssfr=(-13.0, -8.4), logzsol=(-1.5, 0.3), dust2=(0.3, 1.0, 2.5))
+AGE = 12.4
+TRUTH = {**MIDDLE, "log_mstar": 10.7, "alpha": -1.3, "quiescent_mass": 10.4}
+
+
+def test_schechter_is_the_gamma_distribution() -> None:
+    """10^(m - m*) is gamma-distributed with shape alpha + 1, truncated; here for alpha > -1."""
+    hyper = {"log_mstar": jnp.asarray(10.6), "alpha": jnp.asarray(0.4)}
+    mass = jnp.asarray([9.0, 10.2, 11.4])
+    found = Schechter().log_prob({"logmass": mass}, hyper)
+    x = 10.0 ** (np.asarray(mass, float) - 10.6)
+    gamma = scipy.stats.gamma(1.4)
+    inside = gamma.cdf(10.0**1.4) - gamma.cdf(10.0**-2.1)
+    expected = gamma.logpdf(x) + np.log(x * np.log(10)) - np.log(inside)
+    np.testing.assert_allclose(found, expected, atol=2e-4)
+    assert float(Schechter().log_prob({"logmass": jnp.asarray(8.0)}, hyper)) == -np.inf
+
+
+@pytest.mark.parametrize(
+    "relation",
+    [
+        Schechter(),
+        SplineMassFunction(),
+        StarFormingSequence(),
+        MassMetallicity(),
+        DustRelation(),
+        IonizationRelation(),
+    ],
+)
+def test_densities_are_normalised_and_draws_follow_them(relation: Any) -> None:
+    hyper = TRUTH | {
+        "mass_slope": -0.4,
+        "mass_bend": jnp.asarray([0.5, -1, 0.3, 0, -2, 0.1]),
+        "mass_roughness": 0.7,
+    }
+    low, high = getattr(relation, "low", 0.0), relation.high
+    grid = jnp.linspace(low, high, 20001)
+    fixed = {"logmass": 10.8, "logssfr": -10.2, "age_universe": AGE}
+    galaxies = {name: jnp.full(grid.shape, value) for name, value in fixed.items()}
+    density = np.exp(np.asarray(relation.log_prob(galaxies | {relation.property: grid}, hyper), float))
+    total = np.trapezoid(density, np.asarray(grid, float))
+    assert abs(total - 1) < 2e-3
+    n = 4000
+    one = {name: jnp.full(n, value) for name, value in fixed.items() if name != relation.property}
+    drawn = np.asarray(relation.draw(jax.random.key(1), one, hyper), float)
+    cdf = scipy.integrate.cumulative_trapezoid(density, np.asarray(grid, float), initial=0) / total
+    assert scipy.stats.kstest(drawn, lambda x: np.interp(x, grid, cdf)).pvalue > 1e-3
+
+
+def test_the_interim_density_is_that_of_the_model(galaxy: GalaxyData, sites: Any) -> None:
+    """Differences between points, against NumPyro's log density of the whole model's prior."""
+    config = ModelConfig(n_zred=5)
+    moved = {**sites, "logmass": np.float32(11.1), "logssfr": np.float32(-11.5), "gas_logu": np.float32(-3.1),
+             "dust2": np.float32(1.4), "dust1": np.float32(1.68), "logzsol": np.float32(-0.9)}  # fmt: skip
+
+    def both(values: Any) -> tuple[float, float]:
+        points = {
+            name: jnp.asarray(values[name]) for name in ("logmass", "logssfr", "logzsol", "dust2", "gas_logu")
+        }
+        points["age_universe"] = jnp.asarray(galaxy.age_universe)
+        whole, _ = log_density(galaxy_model, (galaxy, config), {"use_data": False}, values)
+        return float(interim_log_prob(points, config.prior)), float(whole)
+
+    (mine, whole), (mine_moved, whole_moved) = both(sites), both(moved)
+    assert abs((mine_moved - mine) - (whole_moved - whole)) < 2e-4
+    assert abs(mine_moved - mine) > 1
+
+
+SIGMA = {"logmass": 0.1, "logssfr": 0.25, "logzsol": 0.2, "dust2": 0.15, "gas_logu": 0.3}
+
+
+def survey(n: int, seed: int, limit: float | None) -> PosteriorDraws:
+    """Galaxies of the population `TRUTH` measured with normal errors, and their posteriors under the prior.
+
+    With a limit, those whose measured log mass is below are lost.
+    """
+    rng = np.random.default_rng(seed)
+    many = 6 * n
+    drawn = default_population(PRIOR).draw(jax.random.key(seed), jnp.full(many, AGE), TRUTH)
+    measured = {name: np.asarray(drawn[name]) + s * rng.standard_normal(many) for name, s in SIGMA.items()}
+    seen = np.flatnonzero(measured["logmass"] > (-np.inf if limit is None else limit))[:n]
+    assert len(seen) == n
+    proposals = {
+        name: measured[name][seen, None] + SIGMA[name] * rng.standard_normal((n, 8000)) for name in SIGMA
+    }
+    arrays = {name: jnp.asarray(value, jnp.float32) for name, value in proposals.items()}
+    arrays["age_universe"] = jnp.full((n, 8000), AGE)
+    weight = np.exp(np.nan_to_num(np.asarray(jax.jit(interim)(arrays), float), nan=-np.inf))
+    keep = np.stack([rng.choice(8000, 100, p=row / row.sum()) for row in weight])
+    rows = {name: jnp.take_along_axis(value, jnp.asarray(keep), axis=1) for name, value in arrays.items()}
+    return PosteriorDraws(tuple(f"g{i}" for i in range(n)), rows, PRIOR)
+
+
+def interim(arrays: Any) -> Any:
+    inside = jnp.ones(arrays["logmass"].shape, bool)
+    for name, (low, high) in {
+        "logmass": PRIOR.logmass, "logssfr": PRIOR.logssfr, "logzsol": PRIOR.logzsol,
+        "dust2": (0.0, PRIOR.dust2[2]), "gas_logu": PRIOR.gas_logu[2:],
+    }.items():  # fmt: skip
+        inside &= (arrays[name] > low) & (arrays[name] < high)
+    safe = {name: jnp.where(inside, value, MIDPOINT[name]) for name, value in arrays.items()}
+    return jnp.where(inside, interim_log_prob(safe, PRIOR), -jnp.inf)
+
+
+MIDPOINT = {
+    "logmass": 10.0,
+    "logssfr": -10.0,
+    "logzsol": -0.5,
+    "dust2": 0.5,
+    "gas_logu": -2.5,
+    "age_universe": AGE,
+}
+N = 200
+
+
+def test_without_selection_a_limited_survey_is_biased_and_with_it_not() -> None:
+    limit = 9.8
+    draws = survey(N, 1, limit)
+    population = Population((Schechter(*PRIOR.logmass),))
+
+    def detection(galaxies: Any) -> Any:
+        return jax.scipy.stats.norm.cdf((galaxies["logmass"] - limit) / SIGMA["logmass"])
+
+    selection = selection_by(detection, np.array([AGE]), PRIOR, population, n_draw=8000)
+    kept = {"n_warmup": 200, "n_draw": 250, "n_chain": 2}
+    right = fit_population(draws, population, selection=selection, **kept)
+    wrong = fit_population(draws, population, **kept)
+
+    def off(result: Any, name: str) -> float:
+        values = result.draws(name)
+        return float((values.mean() - TRUTH[name]) / values.std())
+
+    assert "variance" not in right.flag
+    for name in ("alpha", "log_mstar"):
+        assert abs(off(right, name)) < 3, name
+    # What a mass limit removes is taken for a mass function that turns over.
+    assert off(wrong, "alpha") > 5
+    detected = np.exp(right.draws("log_detected"))
+    everything = default_population(PRIOR).draw(jax.random.key(9), jnp.full(200_000, AGE), TRUTH)
+    fraction = float(detection(everything).mean())
+    assert abs(detected.mean() - fraction) < 4 * detected.std()
+
+
+@pytest.mark.slow
+def test_hyperparameters_of_all_relations_are_found() -> None:
+    draws = survey(N, 2, None)
+    result = fit_population(draws, default_population(PRIOR), n_warmup=300, n_draw=300, n_chain=2)
+    z = {name: (TRUTH[name] - result.draws(name).mean()) / result.draws(name).std() for name in MIDDLE}
+    assert max(abs(value) for value in z.values()) < 3.7, z
+    assert sum(value**2 for value in z.values()) < scipy.stats.chi2.ppf(0.999, len(z))
+    assert result.draws("mzr_scatter").std() < 0.1  # the hyperprior's is 0.13 and more
+    assert result.effective.shape == result.pareto_k.shape == (N,)
+
+
+def test_bad_input_is_refused() -> None:
+    with pytest.raises(ValueError, match="`relations` must describe each property once"):
+        Population((Schechter(), SplineMassFunction()))
+    draws = survey(5, 3, None)
+    high = Population((Schechter(11.9, 12.0),))
+    with pytest.raises(ValueError, match=r"must give every galaxy some density, but [345] have none"):
+        fit_population(draws, high)
+    for bad in (lambda g: 2 * g["logmass"], lambda g: 0 * g["logmass"], lambda _: jnp.zeros(3)):
+        with pytest.raises(ValueError, match="`detection` must give a probability"):
+            selection_by(bad, np.array([AGE]), PRIOR, Population((Schechter(),)), n_draw=100)
+
+
+def test_interim_draws_have_the_interim_density() -> None:
+    """The mean of p / q over draws of q is 1."""
+    age = jnp.full(40_000, AGE)
+    galaxies = _interim_draws(jax.random.key(3), age, PRIOR)
+    ratio = np.exp(np.asarray(Population((MassMetallicity(),)).log_prob(galaxies, TRUTH)
+                              - interim_log_prob(galaxies, PRIOR, ("logzsol",)), float))  # fmt: skip
+    assert abs(ratio.mean() - 1) < 5 * ratio.std() / 200
