@@ -41,8 +41,8 @@ class PopulationResult(NamedTuple):
     pareto_k: Float[np.ndarray, " galaxy"]
     """Of each galaxy's weights there (Vehtari et al. 2024, arXiv:1507.02646); not to be trusted above 0.7."""
     variance: float
-    """Monte Carlo variance of log-likelihood differences across the posterior, nats squared: the mean over its
-    draws of `monte_carlo_variance` to the median."""
+    """Monte Carlo variance of log-likelihood differences across the posterior, nats squared: the mean of
+    `monte_carlo_variance` from its draws to its median."""
     flag: str
     """``ok``, or what is wrong: ``rhat``, ``ess``, ``divergences``, ``variance``, ``pareto_k``."""
 

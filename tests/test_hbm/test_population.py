@@ -84,6 +84,7 @@ def test_the_interim_density_is_that_of_the_model(galaxy: GalaxyData, sites: Any
              "dust2": np.float32(1.4), "dust1": np.float32(1.68), "logzsol": np.float32(-0.9)}  # fmt: skip
 
     def both(values: Any) -> tuple[float, float]:
+        values = {name: jnp.asarray(value) for name, value in values.items()}
         points = {
             name: jnp.asarray(values[name]) for name in ("logmass", "logssfr", "logzsol", "dust2", "gas_logu")
         }
