@@ -63,7 +63,13 @@ def repeated(catalog: Catalog, rows: Sequence[int]) -> Catalog:
 
 
 def timed_fit(
-    catalog: Catalog, batch: int, config: ModelConfig, sampler: SamplerConfig, grid: SSPGrid, seed: int
+    catalog: Catalog,
+    batch: int,
+    config: ModelConfig,
+    sampler: SamplerConfig,
+    grid: SSPGrid,
+    seed: int,
+    use: Sequence[str] | None = None,
 ) -> tuple[list[FitResult], list[float]]:
     """Results, and the wall time of each batch: data, sampling, reruns, diagnostics.
 
@@ -79,8 +85,9 @@ def timed_fit(
                 print(f"batch of {batch}: {marks[-1] - marks[-2]:.1f} s", flush=True)
 
     results = hbm.fit(
-        catalog, config=config, sampler=sampler, grid=grid, seed=seed, batch_size=batch, progress=progress
-    )
+        catalog, config=config, sampler=sampler, grid=grid, seed=seed, batch_size=batch, progress=progress,
+        use=use,
+    )  # fmt: skip
     return results, np.diff([*marks, time.perf_counter()]).tolist()
 
 
