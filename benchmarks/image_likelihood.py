@@ -59,7 +59,7 @@ from hbm.image import GalaxyImage, ImageLikelihood, load_image_likelihood, read_
 from hbm.image_projection import fit_projection
 
 SEED = 77
-N_PROPOSAL = 16384
+N_PROPOSAL = 8192
 N_TARP = 500
 NUMBERS = (1, 2, 4, 8, 16, 32, 64)
 ANCHORS = (7, 16, 32, 64, 128)

@@ -111,10 +111,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             "converged": float(np.mean([fit.convergence.converged for fit in joint])),
         }  # fmt: skip
         result["contraction"] = contraction(photometry, joint, mock.truth)
+        keys = ("nats", "error", "in_68", "in_95")
         print_table(
             ["property", "nats", "error", "68 %", "95 %"],
             [
-                [name, *(f"{result['contraction'][name][k]:.2f}" for k in ("nats", "error", "in_68", "in_95"))]
+                [name, *(f"{result['contraction'][name][key]:.2f}" for key in keys)]
                 for name in PROPERTIES
             ],
         )  # fmt: skip

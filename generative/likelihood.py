@@ -120,3 +120,58 @@ def direct_log_likelihood(
                     square = (residual**2).flatten(1).sum(1)
                     pairs[pair, :, j] -= 0.5 * float(w) * square
     return DirectLikelihood(pairs.mean(dim=0), pairs)
+
+
+class DirectImage:
+    """The direct likelihood of one image as a differentiable function of theta, always with the same noise.
+
+    Parameters
+    ----------
+    denoiser
+        Gives denoised images.
+    clean, u, observed
+        One prepared image, its scaled conditions and mask, each with a leading axis of one.
+    nodes, weight
+        Noise levels and their weights.
+    n_draw, seed
+        As for `direct_log_likelihood`, and the same noise.
+
+    Raises
+    ------
+    ValueError
+        If there is not one image, or ``n_draw`` is not even and positive.
+    """
+
+    def __init__(
+        self,
+        denoiser: ConditionalDenoiser,
+        clean: Float[Tensor, "one band height width"],
+        u: Float[Tensor, "one column"],
+        observed: Bool[Tensor, "one band height width"],
+        nodes: Float[Tensor, " node"],
+        weight: Float[Tensor, " node"],
+        *,
+        n_draw: int = 2,
+        seed: int = 0,
+    ) -> None:
+        if len(clean) != 1:
+            raise ValueError(f"`clean` must be one image, got {len(clean)}.")
+        noisy, level, share = [], [], []
+        for k, (sigma, w) in enumerate(zip(nodes, weight, strict=True)):
+            for pair in draw_pairs(n_draw):
+                eps = sigma * noise_image(clean.shape[1:], seed, k, pair)
+                noisy += [clean[0] + eps, clean[0] - eps]
+                level += [sigma, sigma]
+                share += [float(w) / n_draw] * 2
+        n = len(noisy)
+        self.denoiser, self.clean = denoiser, clean.expand(n, -1, -1, -1)
+        self.noisy, self.level = torch.stack(noisy), torch.stack(level)
+        self.share = torch.tensor(share)
+        self.u, self.observed = u.expand(n, -1), observed.expand(n, -1, -1, -1)
+
+    def __call__(self, theta: Float[Tensor, " theta"]) -> Float[Tensor, ""]:
+        """Ln p(image | theta) in nats, up to a constant; ``theta`` scaled."""
+        wide = theta.expand(len(self.noisy), -1)
+        denoised = self.denoiser(self.noisy, self.level, wide, self.u, self.observed)
+        residual = (self.clean - denoised) * self.observed / self.level[:, None, None, None]
+        return -(self.share * (residual**2).flatten(1).sum(1)).sum()
