@@ -41,8 +41,31 @@ class ImageProjection(eqx.Module):
     offset: Float[np.ndarray, " number"]
     decode: Float[Array, "number_and_mean statistic"]
     """From phi to psi, then psi_0."""
-    explained: float = eqx.field(static=True)
-    """Part of the variance of ln p over theta and images that is kept."""
+    spectrum: tuple[float, ...] = eqx.field(static=True)
+    """Part of the variance of ln p over theta and images that each number keeps."""
+
+    @property
+    def explained(self) -> float:
+        """Part of the variance that all of them keep."""
+        return sum(self.spectrum)
+
+    def truncated(self, n_number: int) -> "ImageProjection":
+        """The projection to fewer numbers, which are the first of these.
+
+        Raises
+        ------
+        ValueError
+            If ``n_number`` is not between 1 and the number of these.
+        """
+        if not 1 <= n_number <= len(self.spectrum):
+            raise ValueError(f"`n_number` must be between 1 and {len(self.spectrum)}, got {n_number}.")
+        return ImageProjection(
+            likelihood=self.likelihood,
+            encode=self.encode[:, :n_number],
+            offset=self.offset[:n_number],
+            decode=jnp.concatenate([self.decode[:n_number], self.decode[-1:]]),
+            spectrum=self.spectrum[:n_number],
+        )
 
     def project(self, galaxy: GalaxyImage) -> ProjectedImage:
         """R numbers per galaxy."""
@@ -124,5 +147,5 @@ def fit_projection(
         encode=(basis * scale) @ lead,
         offset=mean @ lead,
         decode=jnp.asarray(decode, jnp.float32),
-        explained=float(variance[::-1][:n_number].sum() / variance.sum()),
+        spectrum=tuple((variance[::-1][:n_number] / variance.sum()).tolist()),
     )

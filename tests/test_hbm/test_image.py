@@ -242,5 +242,16 @@ def test_projection_to_numbers(files: tuple[Path, Path]) -> None:
         left.append(((found - exact) ** 2).mean() / ((exact - common) ** 2).mean())
     assert left[0] > left[1] > 10 * left[2]
     assert left[2] < 1e-3
+    three = fit_projection(likelihood, images, theta, 3)
+    fewer = projection.truncated(3)
+    assert fewer.explained == pytest.approx(three.explained, rel=1e-9)
+    here = jax.tree.map(jnp.asarray, (three.project(images), fewer.project(images)))
+    one, two = (
+        jax.vmap(jax.vmap(p.log_prob, (0, None)))(jnp.asarray(theta), data)
+        for p, data in zip((three, fewer), here, strict=True)
+    )
+    np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match="must be between 1 and 20, got 21"):
+        projection.truncated(21)
     with pytest.raises(ValueError, match="`n_number` must be between 1 and"):
         fit_projection(likelihood, images, theta, 1000)
