@@ -72,7 +72,7 @@ def nearest_trained(
 
 
 def predictive_figure(model: Model, stamps: Stamps, row: int, drawn: Drawn) -> "Figure":
-    """The observed image, then images of the posterior, in the same stretch."""
+    """The observed image, then images of the posterior, each in its own stretch."""
     noise = stamps.noise[row]
     seen = torch.where(stamps.observed[row], stamps.image[row] / noise[:, None, None], 0.0)
     images = torch.cat([seen[None], drawn.image])

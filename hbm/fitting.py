@@ -81,8 +81,9 @@ def fit(
     max_rerun
         How often a galaxy that fails goes on or is started anew.
     use
-        What counts: ``("photometry",)``, ``("image",)`` or both; whatever the catalogue has by default. With
-        images the prior ends where the image model's training ended (`hbm.catalog_images.image_config`).
+        What counts: ``("photometry",)``, ``("image",)`` or both; whatever the catalogue has by default. If it
+        has images, counted or not, the prior ends where the image model's training ended
+        (`hbm.catalog_images.image_config`), so that posteriors from different data compare.
     terms
         Likelihoods of your own (`hbm.terms.Term`).
 
@@ -142,6 +143,8 @@ def _what_counts(
             raise TypeError(f"`terms` must be objects as in `hbm.terms`, got {type(term).__name__}.")
         if term.name in {*USES, *(other.name for other in terms[:position])}:
             raise ValueError(f"`terms` must have names of their own, got {term.name!r} again.")
+    if images is not None:  # whatever is used: fits of the same galaxies are under the same prior
+        config = image_config(config, images.likelihood)
     is_measured = (catalog.observed & ~catalog.upper_limit).any(axis=1)
     if "photometry" not in used:
         blank = np.zeros_like(catalog.observed)
@@ -150,7 +153,6 @@ def _what_counts(
     if "image" in used:
         if images is None:
             raise ValueError("`use` has 'image', but the catalogue has no images: see `hbm.with_images`.")
-        config = image_config(config, images.likelihood)
         is_measured |= np.asarray([name in images for name in catalog.id])
         terms = (images, *terms)
     if not is_measured.all():

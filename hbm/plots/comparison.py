@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from hbm.convergence import import_arviz
 from hbm.labels import axis_label, label_of
-from hbm.plots.style import INK, TRUTH, style
+from hbm.plots.style import INK, TRUTH, heading, style
 from hbm.results import FitResult
 
 PROPERTIES = ("logmass", "logssfr", "mwa", "logzsol", "dust2", "gas_logu")
@@ -86,24 +86,25 @@ def plot_comparison(
                 no_fill_contours=True,
                 fill_contours=last,
                 contour_kwargs={"linewidths": 1.3},
-                hist_kwargs={"linewidth": 1.5, "density": True},
+                hist_kwargs={"linewidth": 1.5},
+                weights=np.full(len(values), 1 / len(values)),
                 label_kwargs={"fontsize": 14},
                 max_n_ticks=4,
                 labelpad=0.03,
             )
         if truths is not None:
             corner.overplot_lines(figure, [truths.get(n) for n in params], color=TRUTH, linewidth=1.0)
-        # Each histogram was drawn to the top of its own panel's scale.
+        # Each histogram was drawn to the top of its own scale; the labels on the left are no probabilities.
         n = len(params)
-        for i, axis in enumerate(figure.axes[: n * n : n + 1]):
-            tops = [np.histogram(v[:, i], bins=40, density=True)[0].max() for v in columns.values()]
-            axis.set_ylim(0, 1.15 * max(tops))
+        for axis in figure.axes[: n * n : n + 1]:
+            tops = [float(np.max(np.asarray(line.get_ydata()))) for line in axis.get_lines()]
+            axis.set_ylim(0, 1.15 * max(top for top in tops if top < 1))  # lines of truths go to 1
         handles = [Line2D([], [], color=c, linewidth=2) for c in colours[: len(columns)]]
         titles = list(columns)
         if truths is not None:
             handles.append(Line2D([], [], color=TRUTH))
             titles.append("truth")
         figure.legend(handles, titles, loc="upper right", bbox_to_anchor=(0.96, 0.96), fontsize=16)
-        text = f"{names.pop()}, z = {next(iter(results.values())).zred:.3f}"
+        text = heading(list(results.values())[-1], ", ")
         figure.text(0.96, 0.98, text, ha="right", va="bottom", fontsize=15, color=INK)
     return figure

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from hbm.convergence import diagnose
 from hbm.labels import LABELS, axis_label, label_of
-from hbm.plots import SpectrumBand, plot_corner, plot_sed, plot_sfh, plot_trace_summary
+from hbm.plots import SpectrumBand, plot_comparison, plot_corner, plot_sed, plot_sfh, plot_trace_summary
 from hbm.plots.sed import residuals
 from hbm.plots.trace import rank_counts
 from hbm.results import FitResult, ObservedBands, Provenance, make_result
@@ -193,6 +193,33 @@ def test_corner_of_named_components():
     assert len(figure.axes) == 4
     save(figure)
     save(plot_corner(result(), params=["dust2"]))
+
+
+def test_comparison_shows_every_posterior():
+    rng = np.random.default_rng(3)
+    names = ("logmass", "dust2")
+    wide = result()
+    narrow = result(
+        posterior={
+            "logmass": rng.normal(10.1, 0.03, size=(2, 100)),
+            "dust2": rng.normal(0.7, 0.05, size=(2, 100)),
+        },
+        flux=np.ones((2, 100, 6)),
+        sample_stats={"diverging": np.zeros((2, 100), dtype=bool)},
+    )
+    figure = plot_comparison({"photometry": wide, "both": narrow}, names, truths={"dust2": 0.65})
+    axes = np.array(figure.axes).reshape(2, 2)
+    # Histograms of equal area, whatever the numbers of draws: the narrow one is the taller by its width.
+    steps = [np.asarray(line.get_ydata()) for line in axes[0, 0].lines if len(line.get_ydata()) > 2]
+    assert len(steps) == 2
+    assert 2 < steps[1].max() / steps[0].max() < 5
+    assert axes[0, 0].get_ylim()[1] > steps[1].max()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["photometry", "both", "truth"]
+    save(figure)
+    with pytest.raises(ValueError, match="`params` must be in every posterior, but 'both' has no 'mwa'"):
+        plot_comparison({"photometry": wide, "both": narrow}, ("mwa",))
+    with pytest.raises(ValueError, match="must be of one galaxy, got A, B"):
+        plot_comparison({"a": result(galaxy_id="A"), "b": result(galaxy_id="B")}, names)
 
 
 def test_rank_counts():
