@@ -1,6 +1,5 @@
 """Fit galaxies by photometry, image or both: the main entry point, in Python and behind `hbm fit`."""
 
-import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbm.catalog import Catalog, check_flux_scale
-from hbm.catalog_images import CatalogImages, image_config
+from hbm.catalog_images import CatalogImages
 from hbm.config import ModelConfig
 from hbm.convergence import Convergence, ConvergenceRule, diagnose_batch
+from hbm.counted import settings_of, what_counts
 from hbm.ensemble import EnsembleSampler
 from hbm.galaxies import DataBuilder, galaxy_axes, stack_galaxies, take_galaxy
 from hbm.model import GalaxyData, derived_quantities
@@ -111,7 +111,7 @@ def fit(
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     if len(catalog) == 0:
         raise ValueError("`catalog` is empty: there is nothing to fit.")
-    catalog, config, every = _what_counts(catalog, config, use, tuple(terms))
+    catalog, config, every = what_counts(catalog, config, use, tuple(terms))
     check_flux_scale(catalog)
     paths = _result_paths(catalog, outdir, overwrite=overwrite)
     if not isinstance(grid, SSPGrid):
@@ -124,45 +124,6 @@ def fit(
             if paths is not None:
                 save_result(result, paths[index], overwrite=overwrite)
     return [results[index] for index in range(len(catalog))]
-
-
-USES = ("photometry", "image")
-"""What `fit` may use."""
-
-
-def _what_counts(
-    catalog: Catalog, config: ModelConfig, use: Sequence[str] | None, terms: tuple[Term, ...]
-) -> tuple[Catalog, ModelConfig, tuple[Term, ...]]:
-    """Catalogue, settings and terms of a fit that uses some of what there is."""
-    images = catalog.images
-    used = tuple(use) if use is not None else USES if images is not None else ("photometry",)
-    if isinstance(use, str) or not used or set(used) - set(USES):
-        raise ValueError(f"`use` must be some of {USES}, got {use!r}.")
-    for position, term in enumerate(terms):
-        if not isinstance(term, Term):
-            raise TypeError(f"`terms` must be objects as in `hbm.terms`, got {type(term).__name__}.")
-        if term.name in {*USES, *(other.name for other in terms[:position])}:
-            raise ValueError(f"`terms` must have names of their own, got {term.name!r} again.")
-    if images is not None:  # whatever is used: fits of the same galaxies are under the same prior
-        config = image_config(config, images.likelihood)
-    is_measured = (catalog.observed & ~catalog.upper_limit).any(axis=1)
-    if "photometry" not in used:
-        blank = np.zeros_like(catalog.observed)
-        catalog = dataclasses.replace(catalog, observed=blank, upper_limit=blank)
-        is_measured[:] = False
-    if "image" in used:
-        if images is None:
-            raise ValueError("`use` has 'image', but the catalogue has no images: see `hbm.with_images`.")
-        is_measured |= np.asarray([name in images for name in catalog.id])
-        terms = (images, *terms)
-    if not is_measured.all():
-        name = catalog.id[int(np.argmin(is_measured))]
-        what = " or ".join("a measured flux" if name == "photometry" else "an image" for name in used)
-        raise ValueError(
-            f"`catalog` must have {what} of every galaxy, but id {name} has none"
-            f"{', or upper limits alone' if 'photometry' in used else ''}."
-        )
-    return catalog, config, terms
 
 
 def _result_paths(catalog: Catalog, outdir: str | Path | None, *, overwrite: bool) -> list[Path] | None:
@@ -239,7 +200,7 @@ class _Run:
         self.seed, self.method, self.rule, self.progress = seed, method, rule, progress
         self.builder = DataBuilder(grid, config, catalog.filter_names, terms)
         self.provenance = make_provenance(
-            _settings(catalog, config, sampler, method, terms),
+            settings_of(catalog, config, sampler, method, terms),
             grid=grid.provenance,
             filters=catalog.filter_names,
             seed=seed,
@@ -392,32 +353,6 @@ class _Run:
     def _tell(self, done: int, total: int, text: str) -> None:
         if self.progress is not None:
             self.progress(done, total, text)
-
-
-def _settings(
-    catalog: Catalog, config: ModelConfig, sampler: SamplerConfig, method: str, terms: tuple[Term, ...]
-) -> dict[str, Any]:
-    """What a result keeps of how it was made; `use` is left out for photometry alone."""
-    settings = {"config": json.loads(config.to_json()), "sampler": sampler._asdict(), "method": method}
-    if terms:
-        used: dict[str, Any] = {"photometry": bool(catalog.observed.any())}
-        for term in terms:
-            used[term.name] = term.settings() if isinstance(term, CatalogImages) else type(term).__name__
-        settings["use"] = used
-    return settings
-
-
-def fit_settings(
-    catalog: Catalog,
-    config: ModelConfig,
-    sampler: SamplerConfig,
-    method: str = "nuts",
-    use: Sequence[str] | None = None,
-    terms: Sequence[Term] = (),
-) -> dict[str, Any]:
-    """Settings that results of `fit` with these arguments keep; errors as there."""
-    counted, config, every = _what_counts(catalog, config, use, tuple(terms))
-    return _settings(counted, config, sampler, method, every)
 
 
 def config_of(result: FitResult) -> ModelConfig:

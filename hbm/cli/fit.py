@@ -206,8 +206,8 @@ def fit(
         todo = chosen.select([i for i, name in enumerate(chosen.id) if overwrite or name not in there])
 
         from hbm.config import ModelConfig
+        from hbm.counted import fit_settings
         from hbm.fitting import fit as fit_catalog
-        from hbm.fitting import fit_settings
         from hbm.sampler import SamplerConfig
         from sed.io import load_grid
 

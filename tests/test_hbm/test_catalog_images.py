@@ -15,7 +15,8 @@ from numpyro.infer.util import log_density
 from hbm.catalog import Catalog
 from hbm.catalog_images import CatalogImages, image_config, with_images
 from hbm.config import InterimPrior, ModelConfig
-from hbm.fitting import fit, fit_settings
+from hbm.counted import fit_settings
+from hbm.fitting import fit
 from hbm.galaxies import DataBuilder
 from hbm.image import CompiledImages, GalaxyImage, ImageError, ImageLikelihood, PropertyCoverage
 from hbm.model import galaxy_model
