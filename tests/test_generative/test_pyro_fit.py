@@ -35,6 +35,7 @@ def test_the_direct_likelihood_of_one_image(tiny: Separable, random_inputs: Call
         DirectImage(tiny, *random_inputs(2, 7)[::2], observed.expand(2, -1, -1, -1), nodes, weight)
 
 
+@pytest.mark.slow
 def test_pyro_over_the_network_is_numpyro_over_the_compiled(
     tiny: Separable, random_inputs: Callable[..., Any]
 ) -> None:
@@ -87,4 +88,5 @@ def test_pyro_over_the_network_is_numpyro_over_the_compiled(
     assert (np.abs(found.std(0) / expected.std(0) - 1) < 0.3).all()
 
 
-SHARPER = 3.0
+SHARPER = 12.0
+"""The image's likelihood is taken so often, that it matters."""
