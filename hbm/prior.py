@@ -15,28 +15,64 @@ Z(M) the mass-metallicity relation of Gallazzi et al. (2005), both in `hbm.relat
 `hbm.coordinates` gives the sampler better coordinates, which leave the prior as it is.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpyro
 import numpyro.distributions as dist
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from hbm.config import ModelConfig
+from hbm.config import InterimPrior, ModelConfig
 from hbm.distributions import SplitNormal, StudentT2, TruncatedNormal
 from hbm.relations import mass_metallicity, star_forming_sequence
 from sed.parameters import BinnedSFH, DelayedTauSFH, SEDParams
 
 
+def interim_distribution(
+    name: str,
+    prior: InterimPrior,
+    logmass: Float[ArrayLike, "..."],
+    age_universe_gyr: Float[ArrayLike, "..."],
+) -> Any:
+    """Distribution of a property that relations of populations describe, at a mass.
+
+    Parameters
+    ----------
+    name
+        ``logmass``, ``logssfr``, ``logzsol``, ``dust2`` or ``gas_logu``.
+    prior
+        Its numbers.
+    logmass, age_universe_gyr
+        Of one galaxy, or of many.
+    """
+    low, high = prior.logssfr
+    if name == "logmass":
+        return dist.Uniform(*prior.logmass)
+    if name == "logssfr":
+        sequence = jnp.clip(star_forming_sequence(logmass, age_universe_gyr), low + 1.0, high - 0.1)
+        return SplitNormal(sequence, *prior.logssfr_scatter, low=low, high=high)
+    if name == "logzsol":
+        return TruncatedNormal(mass_metallicity(logmass), prior.logzsol_scatter, *prior.logzsol)
+    if name == "dust2":
+        centre, width, top = prior.dust2
+        return TruncatedNormal(centre, width, 0.0, top)
+    if name == "gas_logu":
+        return TruncatedNormal(*prior.gas_logu)
+    raise ValueError(f"`name` must be a property that relations describe, got {name!r}.")
+
+
 def sample_parameters(config: ModelConfig, age_universe_gyr: Float[Array, ""]) -> SEDParams:
     """Sample one galaxy's parameters from the interim prior, inside a NumPyro model."""
     prior = config.prior
-    logmass = numpyro.sample("logmass", dist.Uniform(*prior.logmass))
+
+    def of(name: str, logmass: Float[Array, ""] | float = 0.0) -> Any:
+        return interim_distribution(name, prior, logmass, age_universe_gyr)
+
+    logmass = numpyro.sample("logmass", of("logmass"))
     sfh = _sample_history(config, logmass, age_universe_gyr)
-    low, high = prior.logzsol
-    logzsol = numpyro.sample(
-        "logzsol", TruncatedNormal(mass_metallicity(logmass), prior.logzsol_scatter, low, high)
-    )
-    centre, width, high = prior.dust2
-    dust2 = numpyro.sample("dust2", TruncatedNormal(centre, width, 0.0, high))
+    logzsol = numpyro.sample("logzsol", of("logzsol", logmass))
+    dust2 = numpyro.sample("dust2", of("dust2"))
     centre, width, high = prior.dust1_fraction
     dust1_fraction = numpyro.sample("dust1_fraction", TruncatedNormal(centre, width, 0.0, high))
     dust_index = jnp.zeros(())
@@ -44,7 +80,7 @@ def sample_parameters(config: ModelConfig, age_universe_gyr: Float[Array, ""]) -
         dust_index = numpyro.sample("dust_index", TruncatedNormal(*prior.dust_index))
     gas_logu = jnp.full((), prior.gas_logu[0])
     if config.nebular:
-        gas_logu = numpyro.sample("gas_logu", TruncatedNormal(*prior.gas_logu))
+        gas_logu = numpyro.sample("gas_logu", of("gas_logu"))
     return SEDParams(
         sfh=sfh,
         logzsol=logzsol,
@@ -66,9 +102,7 @@ def _sample_history(
         logtau = numpyro.sample("logtau", dist.Uniform(*prior.logtau))
         tage = numpyro.deterministic("tage", fraction * age_universe_gyr)
         return DelayedTauSFH(logmass, tage, numpyro.deterministic("tau", 10.0**logtau))
-    low, high = prior.logssfr
-    sequence = jnp.clip(star_forming_sequence(logmass, age_universe_gyr), low + 1.0, high - 0.1)
-    logssfr = numpyro.sample("logssfr", SplitNormal(sequence, *prior.logssfr_scatter, low=low, high=high))
+    logssfr = numpyro.sample("logssfr", interim_distribution("logssfr", prior, logmass, age_universe_gyr))
     ratio = StudentT2(*prior.sfr_ratio)
     recent = numpyro.sample("logsfr_ratio_recent", ratio)
     older = numpyro.sample("logsfr_ratios", ratio.expand([config.n_old - 1]).to_event(1))

@@ -5,15 +5,13 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import numpyro.distributions as dist
 from jaxtyping import Array, Float
 
 from hbm.config import InterimPrior
-from hbm.distributions import SplitNormal, TruncatedNormal
 from hbm.fitting import config_of
 from hbm.galaxies import cosmology_by_name
 from hbm.population.relations import Galaxies
-from hbm.relations import mass_metallicity, star_forming_sequence
+from hbm.prior import interim_distribution
 from hbm.results import FitResult
 
 PROPERTIES = ("logmass", "logssfr", "logzsol", "dust2", "gas_logu")
@@ -79,19 +77,16 @@ def interim_log_prob(
     galaxies: Galaxies, prior: InterimPrior, properties: Sequence[str] = PROPERTIES
 ) -> Float[Array, "..."]:
     """Log density of some properties under the interim prior (`hbm.prior`), at fixed other ones."""
-    mass = galaxies["logmass"]
-    low, high = prior.logssfr
-    sequence = jnp.clip(star_forming_sequence(mass, galaxies["age_universe"]), low + 1.0, high - 0.1)
-    centre, width, top = prior.dust2
-    shape = jnp.shape(mass)
-    parts = {
-        "logmass": dist.Uniform(*prior.logmass).expand(shape),
-        "logssfr": SplitNormal(sequence, *prior.logssfr_scatter, low=low, high=high),
-        "logzsol": TruncatedNormal(mass_metallicity(mass), prior.logzsol_scatter, *prior.logzsol),
-        "dust2": TruncatedNormal(jnp.full(shape, centre), width, 0.0, top),
-        "gas_logu": TruncatedNormal(jnp.full(shape, prior.gas_logu[0]), *prior.gas_logu[1:]),
-    }
-    total = jnp.zeros(shape)
+    total = jnp.zeros(jnp.shape(galaxies["age_universe"]))
     for name in properties:
-        total = total + parts[name].log_prob(galaxies[name])
+        of = interim_distribution(name, prior, galaxies["logmass"], galaxies["age_universe"])
+        total = total + of.log_prob(galaxies[name])
     return total
+
+
+def interim_draw(name: str, key: Array, galaxies: Galaxies, prior: InterimPrior) -> Float[Array, "..."]:
+    """Draw a property from the interim prior, at the mass and age of the universe of the galaxies."""
+    age = galaxies["age_universe"]
+    of = interim_distribution(name, prior, galaxies.get("logmass", jnp.zeros(())), age)
+    drawn: Array = of.expand(jnp.shape(age)).sample(key)
+    return drawn

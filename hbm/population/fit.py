@@ -69,7 +69,7 @@ def population_model(
     each = logsumexp(log_weight, axis=1) - np.log(n_draw)
     numpyro.factor("galaxies", each.sum())
     if selection is not None:
-        log_detected, _ = selection.log_detected(population, hyper)
+        log_detected = selection.log_detected(population, hyper)
         numpyro.factor("selection", -n_galaxy * log_detected)
         numpyro.deterministic("log_detected", log_detected)
 

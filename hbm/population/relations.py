@@ -8,6 +8,7 @@ range that the interim prior covers, where it is normalised. Leave relations out
 properties without one keep their interim prior.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -54,8 +55,57 @@ class Relation(Protocol):
         ...
 
 
+class _MassFunction(ABC):
+    """A density of log mass that is known up to a factor, normalised on a grid."""
+
+    property: ClassVar[str] = "logmass"
+    low: float
+    high: float
+
+    @abstractmethod
+    def _raw(self, logmass: Array, hyper: Hyper) -> Array:
+        """Log density, up to a constant."""
+
+    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """Per dex; -inf beyond the ends."""
+        mass = galaxies["logmass"]
+        grid = jnp.linspace(self.low, self.high, _N_GRID)
+        step = (self.high - self.low) / (_N_GRID - 1)
+        weight = jnp.full(_N_GRID, step).at[jnp.array([0, -1])].mul(0.5)  # trapezoidal rule
+        total = logsumexp(self._raw(grid, hyper) + jnp.log(weight))
+        inside = (mass >= self.low) & (mass <= self.high)
+        return jnp.where(inside, self._raw(jnp.clip(mass, self.low, self.high), hyper) - total, -jnp.inf)
+
+    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """By its distribution function on a grid."""
+        grid = jnp.linspace(self.low, self.high, _N_GRID)
+        density = jax.nn.softmax(self._raw(grid, hyper))
+        total = jnp.concatenate([jnp.zeros(1), jnp.cumsum(0.5 * (density[1:] + density[:-1]))])
+        place = jax.random.uniform(key, jnp.shape(galaxies["age_universe"]))
+        return jnp.interp(place, total / total[-1], grid)
+
+
+class _TruncatedRelation(ABC):
+    """A property that is normal, truncated, at fixed other ones."""
+
+    property: ClassVar[str]
+
+    @abstractmethod
+    def _normal(self, galaxies: Galaxies, hyper: Hyper) -> TruncatedNormal:
+        """Its distribution."""
+
+    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """Per unit of the property."""
+        found: Array = self._normal(galaxies, hyper).log_prob(galaxies[self.property])
+        return found
+
+    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
+        """Draw it."""
+        return self._normal(galaxies, hyper).sample(key)
+
+
 @dataclass(frozen=True)
-class Schechter:
+class Schechter(_MassFunction):
     r"""Mass function of Schechter (1976), :math:`p \propto 10^{(\alpha+1)(m - m^*)} e^{-10^{m - m^*}}`.
 
     Hyperpriors about Baldry et al. (2012, MNRAS 421, 621: log M* = 10.66 of surviving mass, some 0.2 dex more
@@ -66,7 +116,6 @@ class Schechter:
     """Least log10 mass formed."""
     high: float = 12.0
     """Largest."""
-    property: ClassVar[str] = "logmass"
 
     def sample(self) -> dict[str, Array]:
         """``log_mstar``, ``alpha``."""
@@ -79,24 +128,14 @@ class Schechter:
         x = logmass - hyper["log_mstar"]
         return jnp.asarray((hyper["alpha"] + 1) * np.log(10.0) * x - 10.0**x)
 
-    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
-        """Per dex."""
-        return _normalised(lambda m: self._raw(m, hyper), galaxies["logmass"], self.low, self.high)
-
-    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
-        """By its distribution function on a grid."""
-        shape = jnp.shape(galaxies["age_universe"])
-        return _drawn(lambda m: self._raw(m, hyper), key, shape, self.low, self.high)
-
 
 @dataclass(frozen=True)
-class SplineMassFunction:
+class SplineMassFunction(_MassFunction):
     """Mass function whose logarithm is linear between knots; its bends are normal with a free scale."""
 
     low: float = 8.5
     high: float = 12.0
     n_knot: int = 8
-    property: ClassVar[str] = "logmass"
 
     def sample(self) -> dict[str, Array]:
         """``mass_slope``, ``mass_bend`` (standard normals) and ``mass_roughness``, the scale of the bends."""
@@ -115,15 +154,6 @@ class SplineMassFunction:
         knots = jnp.linspace(self.low, self.high, self.n_knot)
         heights = jnp.concatenate([jnp.zeros(1), jnp.cumsum(slopes)])
         return jnp.interp(logmass, knots, heights)
-
-    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
-        """Per dex."""
-        return _normalised(lambda m: self._raw(m, hyper), galaxies["logmass"], self.low, self.high)
-
-    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
-        """By its distribution function on a grid."""
-        shape = jnp.shape(galaxies["age_universe"])
-        return _drawn(lambda m: self._raw(m, hyper), key, shape, self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -177,7 +207,7 @@ class StarFormingSequence:
 
 
 @dataclass(frozen=True)
-class MassMetallicity:
+class MassMetallicity(_TruncatedRelation):
     """Stellar metallicity: the relation of Gallazzi et al. (2005) with a free offset, tilt and scatter."""
 
     low: float = -1.5
@@ -197,18 +227,9 @@ class MassMetallicity:
         centre = mass_metallicity(mass) + hyper["mzr_offset"] + hyper["mzr_tilt"] * (mass - _PIVOT_MASS)
         return TruncatedNormal(centre, hyper["mzr_scatter"], self.low, self.high)
 
-    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
-        """Per dex."""
-        found: Array = self._normal(galaxies, hyper).log_prob(galaxies["logzsol"])
-        return found
-
-    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
-        """A truncated normal."""
-        return self._normal(galaxies, hyper).sample(key)
-
 
 @dataclass(frozen=True)
-class DustRelation:
+class DustRelation(_TruncatedRelation):
     """Diffuse optical depth: linear in log mass and log sSFR, truncated at zero; broad hyperpriors."""
 
     high: float = 2.5
@@ -231,18 +252,9 @@ class DustRelation:
         )
         return TruncatedNormal(centre, hyper["dust_scatter"], 0.0, self.high)
 
-    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
-        """Per unit of optical depth."""
-        found: Array = self._normal(galaxies, hyper).log_prob(galaxies["dust2"])
-        return found
-
-    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
-        """A truncated normal."""
-        return self._normal(galaxies, hyper).sample(key)
-
 
 @dataclass(frozen=True)
-class IonizationRelation:
+class IonizationRelation(_TruncatedRelation):
     """Ionization parameter: linear in log sSFR (Kaasinen et al. 2018, MNRAS 477, 5568); broad hyperpriors."""
 
     low: float = -4.0
@@ -260,15 +272,6 @@ class IonizationRelation:
     def _normal(self, galaxies: Galaxies, hyper: Hyper) -> TruncatedNormal:
         centre = hyper["logu_level"] + hyper["logu_ssfr"] * (galaxies["logssfr"] - _PIVOT_SSFR)
         return TruncatedNormal(centre, hyper["logu_scatter"], self.low, self.high)
-
-    def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
-        """Per dex."""
-        found: Array = self._normal(galaxies, hyper).log_prob(galaxies["gas_logu"])
-        return found
-
-    def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
-        """A truncated normal."""
-        return self._normal(galaxies, hyper).sample(key)
 
 
 class Population:
@@ -322,19 +325,3 @@ def default_population(prior: InterimPrior) -> Population:
             IonizationRelation(*prior.gas_logu[2:]),
         )
     )
-
-
-def _normalised(raw: Any, x: Array, low: float, high: float) -> Float[Array, "..."]:
-    """Log density over an interval, normalised by the trapezoidal rule; -inf beyond."""
-    grid = jnp.linspace(low, high, _N_GRID)
-    value = raw(grid)
-    weight = jnp.full(_N_GRID, (high - low) / (_N_GRID - 1)).at[jnp.array([0, -1])].mul(0.5)
-    inside = (x >= low) & (x <= high)
-    return jnp.where(inside, raw(jnp.clip(x, low, high)) - logsumexp(value + jnp.log(weight)), -jnp.inf)
-
-
-def _drawn(raw: Any, key: Array, shape: tuple[int, ...], low: float, high: float) -> Float[Array, "..."]:
-    grid = jnp.linspace(low, high, _N_GRID)
-    density = jnp.exp(raw(grid) - jnp.max(raw(grid)))
-    total = jnp.concatenate([jnp.zeros(1), jnp.cumsum(0.5 * (density[1:] + density[:-1]))])
-    return jnp.interp(jax.random.uniform(key, shape), total / total[-1], grid)

@@ -20,7 +20,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from hbm.config import InterimPrior
-from hbm.population.draws import interim_log_prob
+from hbm.population.draws import PROPERTIES, interim_draw, interim_log_prob
 from hbm.population.relations import Galaxies, Hyper, Population, default_population
 
 
@@ -34,12 +34,11 @@ class Selection(NamedTuple):
     log_detection: Float[Array, " draw"]
     """Log of P(det | theta)."""
 
-    def log_detected(self, population: Population, hyper: Hyper) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Log of P(det | hyperparameters), and the effective number of draws it rests on."""
+    def log_detected(self, population: Population, hyper: Hyper) -> Float[Array, ""]:
+        """Log of P(det | hyperparameters)."""
         log_weight = self._log_weight(population, hyper)
-        total = logsumexp(log_weight)
-        effective = jnp.exp(2 * total - logsumexp(2 * log_weight))
-        return total - jnp.log(log_weight.shape[0]), effective
+        found: Array = logsumexp(log_weight) - np.log(len(log_weight))
+        return found
 
     def weights(self, population: Population, hyper: Hyper) -> Float[Array, " draw"]:
         """What part of P(det | hyperparameters) each draw is."""
@@ -69,24 +68,36 @@ def selection_by(
     prior
         Ranges of the properties.
     population
-        What will be fitted: q covers the properties that it describes.
+        What will be fitted. Properties that it does not describe keep their interim prior.
     n_draw
-        Draws of q: half from the interim prior, half from the middle of the default population's hyperpriors.
+        Draws of q: half from the interim prior, half with the described properties from the middle of the
+        default population's hyperpriors. An even number.
     seed
         Of the draws.
 
     Raises
     ------
     ValueError
-        If ``detection`` gives anything but probabilities, or zero for all.
+        If ``detection`` gives anything but probabilities, or zero for all, or ``n_draw`` is not even.
     """
-    keys = jax.random.split(jax.random.key(seed), 4)
-    broad = default_population(prior)
+    if n_draw < 2 or n_draw % 2:
+        raise ValueError(f"`n_draw` must be even and positive, got {n_draw}.")
+    keys = jax.random.split(jax.random.key(seed))
     age = jnp.asarray(np.random.default_rng(seed).choice(age_universe, n_draw), jnp.float32)
-    half = n_draw // 2
-    middle = broad.draw(keys[0], age[:half], MIDDLE)
-    rest = _interim_draws(keys[1], age[half:], prior)
-    galaxies = {name: jnp.concatenate([middle[name], rest[name]]) for name in rest}
+    middle = {
+        r.property: r for r in default_population(prior).relations if r.property in population.properties
+    }
+    parts = []
+    for half, (key, described) in enumerate(zip(keys, (middle, {}), strict=True)):
+        part: dict[str, Array] = {"age_universe": age[half::2]}
+        for i, name in enumerate(PROPERTIES):
+            one = jax.random.fold_in(key, i)
+            if name in described:
+                part[name] = described[name].draw(one, part, MIDDLE)
+            else:
+                part[name] = interim_draw(name, one, part, prior)
+        parts.append(part)
+    galaxies = {name: jnp.concatenate([part[name] for part in parts]) for name in parts[0]}
     probability = jnp.asarray(detection(galaxies))
     bad = ~((probability >= 0) & (probability <= 1))
     if probability.shape != age.shape or bool(bad.any()) or not bool((probability > 0).any()):
@@ -94,12 +105,12 @@ def selection_by(
             "`detection` must give a probability between 0 and 1 for each galaxy, above 0 for some, got "
             f"shape {probability.shape} and values from {probability.min()} to {probability.max()}."
         )
-    names = population.properties
-    kept = Population(tuple(r for r in broad.relations if r.property in names))
-    mixed = jnp.logaddexp(kept.log_prob(galaxies, MIDDLE), interim_log_prob(galaxies, prior, names)) - np.log(
-        2
-    )
-    return Selection(galaxies, mixed, jnp.log(probability))
+    # Other properties follow the interim prior in q as in the population, whose densities cancel.
+    kept = Population(tuple(middle.values()))
+    log_middle = kept.log_prob(galaxies, MIDDLE)
+    log_interim = interim_log_prob(galaxies, prior, population.properties)
+    log_reference = jnp.logaddexp(log_middle, log_interim) - np.log(2)
+    return Selection(galaxies, log_reference, jnp.log(probability))
 
 
 MIDDLE = {
@@ -109,28 +120,3 @@ MIDDLE = {
     "dust_ssfr": 0.0, "dust_scatter": 0.5, "logu_level": -2.7, "logu_ssfr": 0.0, "logu_scatter": 0.5,
 }  # fmt: skip
 """A population in the middle of the hyperpriors."""
-
-
-def _interim_draws(key: Array, age: Float[Array, " draw"], prior: InterimPrior) -> dict[str, Array]:
-    """Properties drawn from the interim prior."""
-    import numpyro.distributions as dist
-
-    from hbm.distributions import SplitNormal, TruncatedNormal
-    from hbm.relations import mass_metallicity, star_forming_sequence
-
-    keys = jax.random.split(key, 5)
-    n = age.shape[0]
-    mass = dist.Uniform(*prior.logmass).sample(keys[0], (n,))
-    low, high = prior.logssfr
-    sequence = jnp.clip(star_forming_sequence(mass, age), low + 1.0, high - 0.1)
-    centre, width, top = prior.dust2
-    return {
-        "age_universe": age,
-        "logmass": mass,
-        "logssfr": SplitNormal(sequence, *prior.logssfr_scatter, low=low, high=high).sample(keys[1]),
-        "logzsol": TruncatedNormal(mass_metallicity(mass), prior.logzsol_scatter, *prior.logzsol).sample(
-            keys[2]
-        ),
-        "dust2": TruncatedNormal(jnp.full(n, centre), width, 0.0, top).sample(keys[3]),
-        "gas_logu": TruncatedNormal(jnp.full(n, prior.gas_logu[0]), *prior.gas_logu[1:]).sample(keys[4]),
-    }

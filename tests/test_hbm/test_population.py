@@ -1,5 +1,6 @@
 """Population models: densities against other evaluations, and hyperparameters of mock surveys."""
 
+import json
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ import scipy.stats
 from numpyro.infer.util import log_density
 
 from hbm.config import InterimPrior, ModelConfig
+from hbm.convergence import diagnose
 from hbm.model import GalaxyData, galaxy_model
 from hbm.population import (
     DustRelation,
@@ -25,8 +27,10 @@ from hbm.population import (
     fit_population,
     selection_by,
 )
-from hbm.population.draws import interim_log_prob
-from hbm.population.selection import MIDDLE, _interim_draws
+from hbm.population.draws import PROPERTIES, gather_draws, interim_draw, interim_log_prob
+from hbm.population.fit import monte_carlo_variance
+from hbm.population.selection import MIDDLE
+from hbm.results import ObservedBands, Provenance, make_result
 
 PRIOR = InterimPrior(logmass=(8.5, 12.0), logssfr=(-13.0, -8.4), logzsol=(-1.5, 0.3), dust2=(0.3, 1.0, 2.5))
 AGE = 12.4
@@ -197,8 +201,88 @@ def test_bad_input_is_refused() -> None:
 
 def test_interim_draws_have_the_interim_density() -> None:
     """The mean of p / q over draws of q is 1."""
-    age = jnp.full(40_000, AGE)
-    galaxies = _interim_draws(jax.random.key(3), age, PRIOR)
-    ratio = np.exp(np.asarray(Population((MassMetallicity(),)).log_prob(galaxies, TRUTH)
-                              - interim_log_prob(galaxies, PRIOR, ("logzsol",)), float))  # fmt: skip
-    assert abs(ratio.mean() - 1) < 5 * ratio.std() / 200
+    galaxies = {"age_universe": jnp.full(40_000, AGE)}
+    for i, name in enumerate(PROPERTIES):
+        galaxies[name] = interim_draw(name, jax.random.key(i), galaxies, PRIOR)
+    for relation in default_population(PRIOR).relations[1:]:
+        one = Population((relation,))
+        ratio = one.log_prob(galaxies, TRUTH) - interim_log_prob(galaxies, PRIOR, one.properties)
+        ratio = np.exp(np.asarray(ratio, float))
+        assert abs(ratio.mean() - 1) < 5 * ratio.std() / 200, relation
+
+
+def test_detection_may_depend_on_what_the_population_does_not_describe() -> None:
+    """Other properties keep their interim prior: against plain Monte Carlo from exactly that."""
+    relation = StarFormingSequence(*PRIOR.logssfr)
+    population = Population((relation,))
+
+    def detection(galaxies: Any) -> Any:
+        return jax.nn.sigmoid(
+            (galaxies["logmass"] - 10.5) / 0.2 - (galaxies["logssfr"] + 10.5) + galaxies["dust2"]
+        )
+
+    hyper = TRUTH | {"quiescent_mass": 10.0, "sfs_offset": 0.2}
+    selection = selection_by(detection, np.array([AGE]), PRIOR, population, n_draw=40_000)
+    n = 100_000
+    direct = {"age_universe": jnp.full(n, AGE)}
+    for i, name in enumerate(PROPERTIES):
+        key = jax.random.key(100 + i)
+        if name == "logssfr":
+            direct[name] = relation.draw(key, direct, hyper)
+        else:
+            direct[name] = interim_draw(name, key, direct, PRIOR)
+    expected = float(jnp.log(detection(direct).mean()))
+    assert abs(float(selection.log_detected(population, hyper)) - expected) < 0.02
+
+
+def test_the_monte_carlo_variance_is_that_of_repeated_estimates() -> None:
+    population = Population((Schechter(*PRIOR.logmass),))
+    one, two = TRUTH, TRUTH | {"alpha": -1.0, "log_mstar": 10.9}
+    draws = survey(20, 4, None)
+    found, predicted = [], []
+    for seed in range(40):
+        selection = selection_by(
+            lambda g: jax.nn.sigmoid((g["logmass"] - 10) / 0.2), np.array([AGE]), PRIOR, population,
+            n_draw=2000, seed=seed,
+        )  # fmt: skip
+        difference = selection.log_detected(population, one) - selection.log_detected(population, two)
+        found.append(-len(draws.id) * float(difference))
+        nothing = monte_carlo_variance(draws, population, None, one, two)
+        predicted.append(float(monte_carlo_variance(draws, population, selection, one, two) - nothing))
+    assert 0.5 < np.var(found) / np.mean(predicted) < 1.8  # a factor 1.6 is 2 sigma for 40 estimates
+
+
+def stored(name: str, config: ModelConfig = ModelConfig(prior=PRIOR), **changes: Any) -> Any:  # noqa: B008
+    """A result with known draws."""
+    posterior = {p: np.linspace(0, 1, 200).reshape(2, 100) + i for i, p in enumerate(PROPERTIES)}
+    bands = ObservedBands(("a",), *(np.ones(1),) * 3, np.ones(1, bool), np.zeros(1, bool), np.zeros(1))
+    settings = {"config": json.loads(config.to_json())}
+    good = diagnose({"x": np.random.default_rng(0).normal(size=(4, 500))}, 0)
+    arguments: dict[str, Any] = {
+        "posterior": posterior, "sample_stats": {"diverging": np.zeros((2, 100), bool)},
+        "flux": np.ones((2, 100, 1)), "bands": bands, "convergence": good,
+        "provenance": Provenance(settings, {}, ("a",), 0, "test", "2026-01-01T00:00:00+00:00", {}),
+    }  # fmt: skip
+    return make_result(name, 0.1, **arguments | changes)
+
+
+def test_draws_are_gathered_from_results() -> None:
+    found = gather_draws([stored("a"), stored("b")], n_draw=50)
+    assert found.id == ("a", "b")
+    assert found.prior == PRIOR
+    for i, name in enumerate(PROPERTIES):
+        assert found.properties[name].shape == (2, 50)
+        assert abs(float(found.properties[name].mean()) - 0.5 - i) < 0.01
+    np.testing.assert_allclose(found.properties["age_universe"], 12.447, atol=0.01)  # Planck 2018, z = 0.1
+    bad = diagnose({"x": np.zeros((2, 10))}, 0)
+    other = ModelConfig()
+    for results, text in (
+        ([], "`results` is empty"),
+        ([stored("a"), stored("b", other)], "that of b has another"),
+        ([stored("a"), stored("b", convergence=bad)], "but b is flagged"),
+        ([stored("a", ModelConfig(sfh="delayed_tau"))], "must be of binned"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            gather_draws(results, n_draw=50)
+    with pytest.raises(ValueError, match="`n_draw` must be at most the number of draws, 200 of a, got 400"):
+        gather_draws([stored("a")])
