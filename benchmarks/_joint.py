@@ -7,11 +7,13 @@ import torch
 
 from generative.checkpoint import Model
 from generative.conditions import (
+    LOG_AGE_RECENT,
     OLD_AGE_FRACTION,
     THETA,
     Observing,
     age_universe_gyr,
     draw_observing,
+    old_age_fraction,
 )
 from generative.simulator.render import Simulator
 from generative.stamps import Stamps
@@ -55,9 +57,9 @@ def mock_survey(builder: DataBuilder, model: Model, n: int, seed: int) -> Mock:
     for value in np.unique(zred):
         error[zred == value] = prior_flux(builder, float(value)) / DEPTH
     drawn = simulate(builder, zred, error, seed=seed)
-    age = age_universe_gyr(torch.as_tensor(zred)).numpy()
-    recent = 10 ** (drawn.truth["logssfr"] + 8)
-    old = (drawn.truth["mwa"] / age - recent * 0.05 / 13.0) / (1 - recent)
+    age = age_universe_gyr(torch.as_tensor(zred))
+    mwa, logssfr = (torch.as_tensor(drawn.truth[name]) for name in ("mwa", "logssfr"))
+    old = old_age_fraction(mwa / age, 10 ** (logssfr + LOG_AGE_RECENT)).numpy()
     inside = (old > OLD_AGE_FRACTION[0]) & (old < OLD_AGE_FRACTION[1])
     rows = np.flatnonzero(inside)[:n]
     if len(rows) < n:

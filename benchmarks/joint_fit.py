@@ -84,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     mock = mock_survey(DataBuilder(grid, config, BANDS), load(args.model), n_mock, SEED)
     file = RESULTS / ".cache" / "joint_fit" / f"{args.model}-{stamps_hash(mock.stamps)[:12]}.h5"
     result: dict[str, Any] = {"outside": mock.outside}
+    print(f"{mock.outside:.1%} of the prior is older than what the image model was trained on")
     if not file.is_file():
         start = time.perf_counter()
         compile_file(load(args.model), model_path(args.model), mock.stamps, file)

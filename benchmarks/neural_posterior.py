@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from benchmarks._common import RESULTS
 from generative.checkpoint import Model, load_tensors, save_tensors
-from generative.conditions import OLD_AGE_FRACTION, theta_columns
+from generative.conditions import LOG_AGE_RECENT, OLD_AGE_FRACTION, RANGE, old_age_fraction, theta_columns
 from generative.data import SimulatedSource, turned
 from generative.release import available, load
 
@@ -49,12 +49,9 @@ def normal(theta: Tensor) -> Tensor:
 
 def old_fraction(theta: Tensor) -> Tensor:
     """Uniform variable that the age of the old stars was drawn from (`generative.conditions.draw_theta`)."""
-    from generative.conditions import _MEAN_RECENT_GYR, LOG_AGE_RECENT, RANGE
-
     low, high = torch.tensor(list(RANGE.values()), dtype=theta.dtype).T
     box = low + 0.5 * (theta + 1) * (high - low)
-    recent = 10 ** (box[:, 1] + LOG_AGE_RECENT)
-    old = (box[:, 2] - recent * _MEAN_RECENT_GYR / 13.0) / (1 - recent)
+    old = old_age_fraction(box[:, 2], 10 ** (box[:, 1] + LOG_AGE_RECENT))
     return (old - OLD_AGE_FRACTION[0]) / (OLD_AGE_FRACTION[1] - OLD_AGE_FRACTION[0])
 
 

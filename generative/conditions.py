@@ -65,6 +65,25 @@ def age_universe_gyr(zred: Float[Tensor, " batch"]) -> Float[Tensor, " batch"]:
     return torch.as_tensor(value, dtype=zred.dtype, device=zred.device)
 
 
+def mean_age_fraction(old: Tensor | float, recent: Tensor) -> Tensor:
+    """Mass-weighted age over the age of the universe.
+
+    Parameters
+    ----------
+    old
+        The same of the stars older than 100 Myr.
+    recent
+        Part of the mass formed in the last 100 Myr, 10^(logssfr + 8). Its age counts as a fraction of 13 Gyr
+        at all redshifts, so that the result does not depend on redshift.
+    """
+    return (1 - recent) * old + recent * _MEAN_RECENT_GYR / 13.0
+
+
+def old_age_fraction(fraction: Tensor, recent: Tensor) -> Tensor:
+    """Inverse of `mean_age_fraction`."""
+    return (fraction - recent * _MEAN_RECENT_GYR / 13.0) / (1 - recent)
+
+
 def draw_theta(n: int, zred: Float[Tensor, " n"], generator: torch.Generator) -> Float[Tensor, "n theta"]:
     """Draw `theta` uniformly over what training covers.
 
@@ -77,7 +96,7 @@ def draw_theta(n: int, zred: Float[Tensor, " n"], generator: torch.Generator) ->
     recent = 10 ** (box[:, 1] + LOG_AGE_RECENT)
     old = OLD_AGE_FRACTION[0] + (OLD_AGE_FRACTION[1] - OLD_AGE_FRACTION[0]) * unit[:, 2]
     # In fractions of the age of the universe throughout: independent of redshift.
-    fraction = (1 - recent) * old + recent * _MEAN_RECENT_GYR / 13.0
+    fraction = mean_age_fraction(old, recent)
     theta: Tensor = box.clone()
     theta[:, 2] = fraction * age_universe_gyr(zred)
     return theta
@@ -151,7 +170,7 @@ def check_theta(theta: Float[Tensor, "batch theta"], zred: Float[Tensor, " batch
     outside = (scaled.abs() > 1 + 1e-6) | torch.isinf(theta)
     recent = 10 ** (theta[:, 1].double().nan_to_num(-20.0) + LOG_AGE_RECENT)
     fraction = theta[:, 2].double() / age_universe_gyr(zred.double())
-    old = (fraction - recent * _MEAN_RECENT_GYR / 13.0) / (1 - recent)
+    old = old_age_fraction(fraction, recent)
     outside[:, 2] |= (old < OLD_AGE_FRACTION[0] - 1e-3) | (old > OLD_AGE_FRACTION[1] + 1e-3)
     if outside.any():
         row, column = (int(i) for i in outside.nonzero()[0])
@@ -160,8 +179,7 @@ def check_theta(theta: Float[Tensor, "batch theta"], zred: Float[Tensor, " batch
         unit = ""
         if name == "mwa":
             age = float(age_universe_gyr(zred[row : row + 1].double())[0])
-            part = float(recent[row])
-            low, high = (((1 - part) * f + part * _MEAN_RECENT_GYR / 13.0) * age for f in OLD_AGE_FRACTION)
+            low, high = (float(mean_age_fraction(f, recent[row])) * age for f in OLD_AGE_FRACTION)
             unit = f" Gyr at zred = {float(zred[row]):.3g} and for its `logssfr`"
         raise ValueError(
             f"`{name}` in row {row} must be between {low:.3g} and {high:.3g}{unit} (the range of training), "

@@ -8,7 +8,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from generative.checkpoint import Model
-from generative.conditions import LOG_AGE_RECENT, OLD_AGE_FRACTION, RANGE, THETA, Observing, age_universe_gyr
+from generative.conditions import (
+    LOG_AGE_RECENT,
+    OLD_AGE_FRACTION,
+    RANGE,
+    THETA,
+    Observing,
+    age_universe_gyr,
+    mean_age_fraction,
+    old_age_fraction,
+)
 from generative.display import image_grid, to_rgb
 from generative.draw import Drawn, draw
 from generative.stamps import Stamps
@@ -64,10 +73,8 @@ def nearest_trained(
             moved[:, i] = theta[:, i].clamp(*RANGE[name])
     age = age_universe_gyr(zred)
     recent = 10 ** (moved[:, 1] + LOG_AGE_RECENT)
-    young, old = (
-        ((1 - recent) * fraction + recent * 0.05 / 13.0) * age for fraction in (0.101, OLD_AGE_FRACTION[1])
-    )
-    moved[:, 2] = torch.minimum(torch.maximum(theta[:, 2], young), old)
+    old = old_age_fraction(theta[:, 2] / age, recent).clamp(*OLD_AGE_FRACTION)
+    moved[:, 2] = mean_age_fraction(old, recent) * age
     return moved
 
 
