@@ -1,7 +1,8 @@
 """Galaxies over all JAX devices: each device runs its own galaxies, and nothing is exchanged.
 
 A program that is vectorised over galaxies steps them together: a loop ends when the last one is done. On
-several devices each share of the galaxies has a loop of its own (`jax.shard_map`); the result is the same.
+several devices each share of the galaxies has a loop of its own (`jax.shard_map`). Results are the same to
+rounding, which long chains amplify.
 """
 
 import math

@@ -86,12 +86,12 @@ def plot(
             for note in figures.notes:
                 stderr().print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True)
             if compare is not None:
-                print_path(_compared(result, path, compare, stem, file_format))
+                _print_path(_compared(result, path, compare, stem, file_format))
             if stamps is not None:
-                print_path(_pictured(result, stamps, image_model, stem))
+                _print_path(_pictured(result, stamps, image_model, stem))
 
 
-def print_path(path: Path) -> None:
+def _print_path(path: Path) -> None:
     """Say that a figure was written."""
     stdout().print(escape(str(path)), soft_wrap=True)
 

@@ -125,7 +125,7 @@ def test_the_model_has_each_likelihood_once(grid: Any) -> None:
 
 
 @pytest.mark.slow
-def test_posteriors_from_images_alone_and_together_are_the_known_ones(grid: Any) -> None:
+def test_posteriors_from_images_alone_are_the_known_ones(grid: Any) -> None:
     """Dust and ionization have priors of their own, so that image and prior multiply."""
     means, sigmas = {"dust2": 0.9, "gas_logu": -3.2}, {"dust2": 0.25, "gas_logu": 0.3}
     nothing = np.zeros((2, len(FILTERS)), bool)
