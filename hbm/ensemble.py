@@ -43,7 +43,7 @@ class EnsembleSampler:
         self.posterior = build_posterior(config, example, terms)
 
     def run(
-        self, data: GalaxyData, key: Array, progress: Progress | None = None, *, longer: bool = False
+        self, data: GalaxyData, keys: Array, progress: Progress | None = None, *, longer: bool = False
     ) -> Draws:
         """Sample stacked galaxies; arguments as for `hbm.sampler.NutsSampler.run`.
 
@@ -53,7 +53,7 @@ class EnsembleSampler:
         n_galaxy = int(np.shape(data.flux)[0])
         runs = []
         for index in range(n_galaxy):
-            runs.append(self._one(take_galaxy(data, index), jax.random.fold_in(key, index), factor))
+            runs.append(self._one(take_galaxy(data, index), keys[index], factor))
             if progress is not None:
                 progress(index + 1, n_galaxy)
         sites = {name: np.stack([one[0][name] for one in runs]) for name in runs[0][0]}

@@ -1,24 +1,28 @@
 """Fit galaxies by photometry, image or both: the main entry point, in Python and behind `hbm fit`."""
 
+import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from hbm.catalog import Catalog, check_flux_scale
 from hbm.catalog_images import CatalogImages
 from hbm.config import ModelConfig
 from hbm.convergence import Convergence, ConvergenceRule, diagnose_batch
 from hbm.counted import settings_of, what_counts
-from hbm.ensemble import EnsembleSampler
-from hbm.galaxies import DataBuilder, galaxy_axes, stack_galaxies, take_galaxy
-from hbm.model import GalaxyData, derived_quantities
+from hbm.galaxies import DataBuilder, stack_galaxies
+from hbm.model import GalaxyData
+from hbm.programs import Programs, programs
+from hbm.queue import Kind, Queue, default_batch_size, leg_width
 from hbm.results import FitResult, ObservedBands, make_provenance, make_result, result_path, save_result
-from hbm.sampler import Chains, Draws, NutsSampler, SamplerConfig
+from hbm.sampler import Draws, NutsSampler, SamplerConfig, side_by_side
 from hbm.terms import Term
 from sed.io import load_grid
 from sed.ssp import SSPGrid
@@ -41,7 +45,7 @@ def fit(
     outdir: str | Path | None = None,
     overwrite: bool = False,
     progress: Progress | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     rule: ConvergenceRule | None = None,
     max_rerun: int = 3,
     use: Sequence[str] | None = None,
@@ -49,9 +53,10 @@ def fit(
 ) -> list[FitResult]:
     """Posterior of every galaxy of a catalogue.
 
-    Galaxies are sampled side by side in batches. Convergence is judged for each. Chains that have drawn too
-    little go on for as long again; those that found different places, or whose pilot did not arrive, are
-    started anew, once, with a longer pilot. A galaxy that fails to the end is kept with a flag that says so.
+    Galaxies are sampled side by side, always as many, so that one compiled program serves all. Convergence is
+    judged for each. Chains that have drawn too little go on for as long again; those that found different
+    places, or whose pilot did not arrive, are started anew, once, with a longer pilot. A galaxy that fails to
+    the end is kept with a flag that says so.
 
     Parameters
     ----------
@@ -64,18 +69,20 @@ def fit(
     grid
         Stellar populations, or the file that holds them; the shipped grid by default.
     seed
-        Seed of all randomness: the same call gives the same draws.
+        Seed of all randomness: the same call gives the same draws. Those of a galaxy depend on its ``id``,
+        not on which others there are, apart from rounding when fewer than ``batch_size`` are fitted.
     method
         ``nuts``, or the gradient-free ensemble samplers ``aies`` (Goodman & Weare 2010) and ``ess``
         (ensemble slice sampling), which take galaxies one by one.
     outdir
-        Folder for one netCDF file per galaxy, written as soon as its batch is done; none by default.
+        Folder for one netCDF file per galaxy, written as soon as it is done; none by default.
     overwrite
         Replace result files that exist.
     progress
         Told how far the run is.
     batch_size
-        Galaxies sampled together. More need more memory: 50 in 44 bands took 5 GB at most.
+        Galaxies sampled side by side; by default 4 for each core in use (`hbm.devices.use_cpu_cores`), 64 for
+        each accelerator. More need more memory: 50 in 44 bands took 5 GB at most.
     rule
         When chains count as converged.
     max_rerun
@@ -107,6 +114,7 @@ def fit(
         raise ValueError(f"`max_rerun` must be at least 0, got {max_rerun}.")
     if method not in ("nuts", "aies", "ess"):
         raise ValueError(f"`method` must be 'nuts', 'aies' or 'ess', got {method!r}.")
+    batch_size = default_batch_size() if batch_size is None else batch_size
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
     if len(catalog) == 0:
@@ -118,8 +126,8 @@ def fit(
         grid = load_grid(grid)
     run = _Run(catalog, config, sampler, grid, seed, method, rule, progress, every)
     results: dict[int, FitResult] = {}
-    for members in _batches(catalog, batch_size):
-        for index, result in run.batch(members, max_rerun).items():
+    for rows in _alike(catalog):
+        for index, result in run.galaxies(rows, batch_size, max_rerun):
             results[index] = result
             if paths is not None:
                 save_result(result, paths[index], overwrite=overwrite)
@@ -142,13 +150,10 @@ def _result_paths(catalog: Catalog, outdir: str | Path | None, *, overwrite: boo
     return paths
 
 
-def _batches(catalog: Catalog, batch_size: int) -> list[list[int]]:
-    """Indices of galaxies fitted together: fixed and free redshifts apart."""
-    batches: list[list[int]] = []
-    for is_free in (False, True):
-        members = np.flatnonzero((np.asarray(catalog.zred_err) > 0) == is_free).tolist()
-        batches += [members[i : i + batch_size] for i in range(0, len(members), batch_size)]
-    return batches
+def _alike(catalog: Catalog) -> list[list[int]]:
+    """Indices of galaxies that run in one program: fixed and free redshifts apart."""
+    free = np.asarray(catalog.zred_err) > 0
+    return [rows for rows in (np.flatnonzero(~free).tolist(), np.flatnonzero(free).tolist()) if rows]
 
 
 class _Sampled(NamedTuple):
@@ -164,20 +169,29 @@ class _Sampled(NamedTuple):
         return not bad and self.draws.chains is not None and self.verdict.rhat_max < _RHAT_APART
 
 
-def _padded(n: int) -> int:
-    return 1 << (n - 1).bit_length()
+@dataclass
+class _Galaxy:
+    """A galaxy that is being fitted."""
+
+    data: GalaxyData
+    key: Array
+    sampled: _Sampled | None = None
+    """What there is of it so far."""
+    n_leg: int = 0
+    """How often it was sampled."""
+    is_restarted: bool = False
 
 
-def _divisible(n: int) -> int:
-    n_device = len(jax.devices())
-    return n if n < n_device else -(-n // n_device) * n_device
+def _sampled(galaxy: _Galaxy) -> _Sampled:
+    if galaxy.sampled is None:
+        raise ValueError("`galaxy` must have been sampled.")
+    return galaxy.sampled
 
 
-def _stacked_chains(parts: Sequence[Draws], n: int) -> Chains:
-    """Where the chains of some galaxies stand, the last one repeated until there are ``n``."""
-    last = [parts[min(i, len(parts) - 1)].chains for i in range(n)]
-    chains: Chains = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *last)
-    return chains
+def _galaxy_key(seed: int, name: str) -> Array:
+    """Randomness of a galaxy: of its name, so that it does not matter which others are fitted with it."""
+    number = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+    return jax.random.fold_in(jax.random.key(seed), number)
 
 
 class _Run:
@@ -205,95 +219,79 @@ class _Run:
             filters=catalog.filter_names,
             seed=seed,
         )
-        self._samplers: dict[bool, NutsSampler | EnsembleSampler] = {}
-        self._derived = jax.jit(self._derive)
 
-    def batch(self, members: Sequence[int], max_rerun: int) -> dict[int, FitResult]:
-        """Fit some galaxies together; those that do not converge go on, or start anew."""
-        galaxies = []
-        for done, index in enumerate(members):
-            self._tell(done, len(members), "compiling photometry")
-            galaxies.append(self.builder(self.catalog, index))
-        sampler = self._sampler_for(galaxies[0])
-        base = jax.random.fold_in(jax.random.key(self.seed), members[0])
-        sampled: dict[int, _Sampled] = {}
-        afresh, onward = list(range(len(members))), list[int]()
-        restarted: set[int] = set()
-        for attempt in range(max_rerun + 1):
-            key, key_onward = jax.random.split(jax.random.fold_in(base, attempt))
-            if afresh:
-                text = "sampling" if attempt == 0 else f"sampling {len(afresh)} anew, longer pilot"
-                data = self._stacked([galaxies[i] for i in afresh], pad=attempt > 0)
-                tell = self._teller(text)
-                draws = sampler.run(data, key, tell, longer=attempt > 0)
-                sampled |= self._judged(afresh, draws, data, {})
-            if onward and isinstance(sampler, NutsSampler):
-                data = self._stacked([galaxies[i] for i in onward], pad=True)
-                chains = _stacked_chains([sampled[i].draws for i in onward], _padded(len(onward)))
-                tell = self._teller(f"{len(onward)} going on")
-                draws = sampler.extend(data, chains, key_onward, tell)
-                sampled |= self._judged(onward, draws, data, sampled)
-            failed = [i for i in afresh + onward if not sampled[i].verdict.converged]
-            onward = [i for i in failed if sampled[i].can_go_on()]
-            # Once only: to start until four chains agree would select those that all missed the same mode.
-            afresh = [i for i in failed if i not in onward and i not in restarted]
-            restarted.update(afresh)
-            if not (onward or afresh):
-                break
-        return {members[i]: self._result(members[i], one, galaxies[i]) for i, one in sampled.items()}
+    def galaxies(
+        self, rows: Sequence[int], batch_size: int, max_rerun: int
+    ) -> Iterator[tuple[int, FitResult]]:
+        """Fit galaxies that run in one program; each is given as soon as it is done."""
+        queue = Queue(rows, leg_width(len(rows), batch_size))
+        known: dict[int, _Galaxy] = {}
+        n_done = 0
+        while queue:
+            kind, leg = queue.take()
+            remark = "" if len(rows) <= queue.width else f" ({n_done} of {len(rows)} galaxies done)"
+            if kind == "new":
+                for done, row in enumerate(leg):
+                    self._tell(done, len(leg), f"compiling photometry{remark}")
+                    key = _galaxy_key(self.seed, self.catalog.id[row])
+                    known[row] = _Galaxy(self.builder(self.catalog, row), key)
+            self._sample(kind, [known[row] for row in leg], queue.width, remark)
+            for row in leg:
+                following = self._next(known[row], max_rerun)
+                if following is not None:
+                    queue.put(following, row)
+                else:
+                    n_done += 1
+                    galaxy = known.pop(row)
+                    yield row, self._result(row, galaxy)
 
-    def _stacked(self, galaxies: list[GalaxyData], *, pad: bool) -> GalaxyData:
-        """Data side by side, the last one repeated until they divide over the devices.
-
-        Parts of batches are padded to a power of two, so that they share compiled programs.
-        """
-        n = len(galaxies)
-        return stack_galaxies(galaxies + [galaxies[-1]] * ((_padded(n) if pad else _divisible(n)) - n))
-
-    def _judged(
-        self, rows: list[int], draws: Draws, data: GalaxyData, earlier: dict[int, "_Sampled"]
-    ) -> dict[int, "_Sampled"]:
-        """Draws of each galaxy, after its earlier ones, with the verdict on them."""
-        derived = {name: np.asarray(value) for name, value in self._derived(draws.sites, data).items()}
-        parts = []
-        for k, row in enumerate(rows):
-            mine, mine_derived = draws.of(k), {name: value[k : k + 1] for name, value in derived.items()}
-            if row in earlier:
-                before = earlier[row]
+    def _sample(self, kind: Kind, leg: list[_Galaxy], width: int, remark: str) -> None:
+        """Sample some galaxies; the last one is repeated until all places are taken."""
+        places = leg + [leg[-1]] * (width - len(leg))
+        data = stack_galaxies([galaxy.data for galaxy in places])
+        keys = jnp.stack([jax.random.fold_in(galaxy.key, galaxy.n_leg) for galaxy in places])
+        run = self._programs(leg[0].data)
+        if kind == "onward" and isinstance(run.sampler, NutsSampler):
+            chains = side_by_side([_sampled(galaxy).draws.chains for galaxy in places])
+            draws = run.sampler.extend(data, chains, keys, self._teller(f"{len(leg)} going on{remark}"))
+        else:
+            text = "sampling" if kind == "new" else f"sampling {len(leg)} anew, longer pilot"
+            draws = run.sampler.run(data, keys, self._teller(text + remark), longer=kind == "anew")
+        derived = {name: np.asarray(value) for name, value in run.derived(draws.sites, data).items()}
+        for place, galaxy in enumerate(leg):
+            mine = draws.of(place)
+            mine_derived = {name: value[place : place + 1] for name, value in derived.items()}
+            if kind == "onward":
+                before = _sampled(galaxy)
                 mine = before.draws.followed_by(mine)
                 mine_derived = {
                     name: np.concatenate([before.derived[name], value], axis=2)
                     for name, value in mine_derived.items()
                 }
-            parts.append((mine, mine_derived))
-        result = {}
-        names = self._sampler_for(take_galaxy(data, 0)).posterior.sampled
-        for row, (mine, mine_derived) in zip(rows, parts, strict=True):
-            judged = {name: mine.sites[name] for name in names}
+            judged = {name: mine.sites[name] for name in run.sampler.posterior.sampled}
             n_divergent = mine.diverging.sum(axis=(1, 2))
             verdict = diagnose_batch(judged, n_divergent, self.rule, mine.pilot_beta)[0]
-            result[row] = _Sampled(mine, mine_derived, verdict)
-        return result
+            galaxy.sampled = _Sampled(mine, mine_derived, verdict)
+            galaxy.n_leg += 1
 
-    def _sampler_for(self, example: GalaxyData) -> NutsSampler | EnsembleSampler:
-        is_free = example.zgrid is not None
-        if is_free not in self._samplers:
-            if self.method == "nuts":
-                self._samplers[is_free] = NutsSampler(self.config, self.sampler, example, self.terms)
-            else:
-                self._samplers[is_free] = EnsembleSampler(
-                    self.config, self.sampler, example, self.method, self.terms
-                )
-        return self._samplers[is_free]
+    def _next(self, galaxy: _Galaxy, max_rerun: int) -> Kind | None:
+        """How a galaxy is sampled next; None if it is done."""
+        sampled = _sampled(galaxy)
+        if sampled.verdict.converged or galaxy.n_leg > max_rerun:
+            return None
+        if sampled.can_go_on():
+            return "onward"
+        # Once only: to start until four chains agree would select those that all missed the same mode.
+        if galaxy.is_restarted:
+            return None
+        galaxy.is_restarted = True
+        return "anew"
 
-    def _derive(self, sites: dict[str, Any], data: GalaxyData) -> dict[str, Any]:
-        def one(site: dict[str, Any], galaxy: GalaxyData) -> dict[str, Any]:
-            return derived_quantities(site, galaxy, self.config)
+    def _programs(self, example: GalaxyData) -> Programs:
+        return programs(self.config, self.sampler, example, self.method, self.terms)
 
-        by_draw = jax.vmap(jax.vmap(one, in_axes=(0, None)), in_axes=(0, None))
-        return jax.vmap(by_draw, in_axes=(0, galaxy_axes(data)))(sites, data)
-
-    def _result(self, index: int, one: "_Sampled", galaxy: GalaxyData) -> FitResult:
+    def _result(self, index: int, galaxy: _Galaxy) -> FitResult:
+        one = _sampled(galaxy)
         catalog, draws = self.catalog, one.draws
         sites = {name: value[0] for name, value in draws.sites.items()}
         kernel = {}
@@ -313,7 +311,7 @@ class _Run:
             bands=self._bands(index, sites),
             convergence=one.verdict,
             provenance=self.provenance,
-            agebins=self._agebins(galaxy),
+            agebins=self._agebins(galaxy.data),
             flags=self._flags(index),
         )
 

@@ -8,6 +8,7 @@ mode to another, which NUTS cannot.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -63,6 +64,19 @@ class Chains(NamedTuple):
     """Of the jumps; it does not change any more."""
 
 
+@jax.jit
+def _one_of(chains: Chains, row: Array | int) -> Chains:
+    one: Chains = jax.tree.map(lambda leaf: jax.lax.dynamic_slice_in_dim(leaf, row, 1), chains)
+    return one
+
+
+@jax.jit
+def side_by_side(parts: list[Chains]) -> Chains:
+    """Chains of several galaxies together."""
+    stacked: Chains = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+    return stacked
+
+
 class Draws(NamedTuple):
     """Raw output of the sampler."""
 
@@ -85,7 +99,8 @@ class Draws(NamedTuple):
 
     def of(self, row: int) -> "Draws":
         """Those of one galaxy."""
-        return Draws(*jax.tree.map(lambda leaf: leaf[row : row + 1], tuple(self)))
+        numbers = jax.tree.map(lambda leaf: leaf[row : row + 1], tuple(self._replace(chains=None)))
+        return Draws(*numbers)._replace(chains=None if self.chains is None else _one_of(self.chains, row))
 
     def followed_by(self, more: "Draws") -> "Draws":
         """Together with later draws of the same chains."""
@@ -103,6 +118,8 @@ class Draws(NamedTuple):
 
 class NutsSampler:
     """NUTS for catalogues of galaxies that share bands and model. Compiles once per number of galaxies.
+
+    A galaxy's draws depend on its data and its key, and, through rounding alone, on how many there are.
 
     Parameters
     ----------
@@ -156,7 +173,7 @@ class NutsSampler:
         )
 
     def run(
-        self, data: GalaxyData, key: Array, progress: Progress | None = None, *, longer: bool = False
+        self, data: GalaxyData, keys: Array, progress: Progress | None = None, *, longer: bool = False
     ) -> Draws:
         """Sample the posteriors of galaxies stacked by `hbm.galaxies.stack_galaxies`.
 
@@ -164,15 +181,15 @@ class NutsSampler:
         ----------
         data
             The galaxies.
-        key
-            Source of randomness.
+        keys : (galaxy,)
+            Source of randomness of each galaxy, which alone its draws depend on.
         progress
             Told how many steps are done.
         longer
             Twice the rounds of the pilot, for galaxies where it or the chains failed before.
         """
         setting = self.sampler
-        key_pilot, key_run, key_jump, key_refit = jax.random.split(key, 4)
+        key_pilot, key_run, key_jump, key_refit = jnp.unstack(_split(keys, 4), axis=1)
         n_round = setting.n_round * (_LONGER_PILOT if longer else 1)
         total = n_round + setting.n_warmup + setting.n_draw
 
@@ -184,25 +201,27 @@ class NutsSampler:
         pilot, explored = self._run_pilot(data, key_pilot, n_round, tell)
         proposal = pilot.proposal
         n_galaxy = pilot.start.shape[0]
-        state = self._initial_state(pilot, jax.random.split(key_run, (n_galaxy, setting.n_chain)))
+        state = self._initial_state(pilot, _split(key_run, setting.n_chain))
         learnt: list[Any] = []
         for first in range(0, setting.n_warmup // _PIECE * _PIECE, _PIECE):
-            jumps = self._jumps(proposal, data, jax.random.fold_in(key_jump, first))
+            jumps = self._jumps(proposal, data, _folded(key_jump, first))
             state, output = self._advance(state, data, proposal, jumps)
             learnt.append(jax.device_get(output[0]))
             tell(n_round + first + _PIECE)
         if learnt:  # the last change before draws are kept
             seen = jnp.moveaxis(jnp.asarray(np.concatenate(learnt)), 0, 2)
             seen = seen.reshape(n_galaxy, -1, seen.shape[-1])
-            proposal = self._refit(explored, seen, jax.random.split(key_refit, n_galaxy))
+            proposal = self._refit(explored, seen, key_refit)
         n_skip = setting.n_warmup % _PIECE
         done = n_round + setting.n_warmup - n_skip
         draws = self._draw(
-            data, Chains(state, proposal), jax.random.fold_in(key_jump, 1), n_skip, lambda n: tell(done + n)
+            data, Chains(state, proposal), _folded(key_jump, 1), n_skip, lambda n: tell(done + n)
         )
         return draws._replace(pilot_beta=np.asarray(pilot.beta))
 
-    def extend(self, data: GalaxyData, chains: Chains, key: Array, progress: Progress | None = None) -> Draws:
+    def extend(
+        self, data: GalaxyData, chains: Chains, keys: Array, progress: Progress | None = None
+    ) -> Draws:
         """As many draws again from chains that stand where `run` or `extend` left them.
 
         Parameters
@@ -211,7 +230,7 @@ class NutsSampler:
             The galaxies, in the order of the chains.
         chains
             Where they stand.
-        key, progress
+        keys, progress
             As for `run`.
         """
         total = self.sampler.n_draw
@@ -220,17 +239,17 @@ class NutsSampler:
             if progress is not None:
                 progress(done, total)
 
-        return self._draw(jax.device_put(data), chains, key, 0, tell)
+        return self._draw(jax.device_put(data), chains, keys, 0, tell)
 
     def _draw(
-        self, data: GalaxyData, chains: Chains, key: Array, n_skip: int, tell: Callable[[int], None]
+        self, data: GalaxyData, chains: Chains, keys: Array, n_skip: int, tell: Callable[[int], None]
     ) -> Draws:
         """Go on from chains, keep the draws after the first ones."""
         state, proposal = chains
         n_step = n_skip + self.sampler.n_draw
         kept: list[Any] = []
         for first in range(0, n_step, _PIECE):
-            jumps = self._jumps(proposal, data, jax.random.fold_in(key, first))
+            jumps = self._jumps(proposal, data, _folded(keys, first))
             state, output = self._advance(state, data, proposal, jumps)
             kept.append(jax.device_get(output))
             tell(min(first + _PIECE, n_step))
@@ -243,7 +262,7 @@ class NutsSampler:
         return Draws(values, potential, diverging, accept, n_leap, n_jump, beta, Chains(state, proposal))
 
     def _run_pilot(
-        self, data: GalaxyData, key: Array, n_round: int, tell: Callable[[int], None]
+        self, data: GalaxyData, keys: Array, n_round: int, tell: Callable[[int], None]
     ) -> tuple[Pilot, Any]:
         """Pilot of all galaxies."""
         n_galaxy = int(np.shape(data.flux)[0])
@@ -253,13 +272,12 @@ class NutsSampler:
 
         state, proposal = for_all(self._pilot.empty()), for_all(self._pilot.reference)
         for i in range(n_round):
-            key_points, key_fit = jax.random.split(jax.random.fold_in(key, i))
-            x, potential = self._propose(proposal, data, jax.random.split(key_points, n_galaxy))
-            keys = jax.random.split(key_fit, n_galaxy)
-            state, proposal = self._update(state, jnp.asarray(i), proposal, x, potential, keys)
+            key_points, key_fit = jnp.unstack(_split(_folded(keys, i), 2), axis=1)
+            x, potential = self._propose(proposal, data, key_points)
+            state, proposal = self._update(state, jnp.asarray(i), proposal, x, potential, key_fit)
             proposal.mean.block_until_ready()  # or progress would run ahead of the work
             tell(i + 1)
-        pilot = self._finish(state, jax.random.split(jax.random.fold_in(key, n_round), n_galaxy))
+        pilot = self._finish(state, _folded(keys, n_round))
         return pilot, state
 
     def _propose_points(
@@ -274,7 +292,7 @@ class NutsSampler:
         return jax.vmap(one, in_axes=(0, galaxy_axes(data), 0))(proposal, data, keys)
 
     def _jumps(
-        self, proposal: Mixture, data: GalaxyData, key: Array
+        self, proposal: Mixture, data: GalaxyData, keys: Array
     ) -> tuple[Float[Array, "step galaxy chain jump dim"], Float[Array, "step galaxy chain jump"]]:
         """Proposals for a piece of the chains and their potential: they do not depend on the chains."""
         setting = self.sampler
@@ -283,10 +301,7 @@ class NutsSampler:
         if setting.n_jump == 0:
             return jnp.zeros((_PIECE, n_galaxy, *shape[1:], dim)), jnp.zeros((_PIECE, n_galaxy, *shape[1:]))
         n_call = -(-int(np.prod(shape)) // setting.n_point)
-        parts = [
-            self._propose(proposal, data, jax.random.split(jax.random.fold_in(key, i), n_galaxy))
-            for i in range(n_call)
-        ]
+        parts = [self._propose(proposal, data, _folded(keys, i)) for i in range(n_call)]
         x, potential = (
             jnp.concatenate(part, axis=1)[:, : np.prod(shape)] for part in zip(*parts, strict=True)
         )
@@ -396,6 +411,20 @@ def jumped(
         jnp.where(is_moved, potential[index], energy),
         jnp.sum(accepted),
     )
+
+
+@partial(jax.jit, static_argnums=1)
+def _split(keys: Array, n: int) -> Array:
+    """Keys (galaxy, n) from one key per galaxy."""
+    result: Array = jax.vmap(lambda key: jax.random.split(key, n))(keys)
+    return result
+
+
+@jax.jit
+def _folded(keys: Array, i: Array | int) -> Array:
+    """Each galaxy's key with a number folded in."""
+    result: Array = jax.vmap(lambda key: jax.random.fold_in(key, i))(keys)
+    return result
 
 
 _PIECE = 50

@@ -109,6 +109,14 @@ def fit(
             "--insist", help="Use an image model that is overconfident or untested.", rich_help_panel="Images"
         ),
     ] = False,
+    correction: Annotated[
+        bool,
+        typer.Option(
+            "--correction/--no-correction",
+            help="Use the image model's ratio correction, if it has one.",
+            rich_help_panel="Images",
+        ),
+    ] = True,
     sfh: Annotated[
         History, typer.Option(help="Star formation history.", rich_help_panel="Model")
     ] = History.binned,
@@ -154,8 +162,17 @@ def fit(
     ] = N_DRAW,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.", rich_help_panel="Sampler")] = 0,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Galaxies sampled side by side.", rich_help_panel="Sampler")
-    ] = 64,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Galaxies sampled side by side.",
+            show_default="4 for each core in use, 64 for each accelerator",
+            rich_help_panel="Sampler",
+        ),
+    ] = None,
+    cores: Annotated[
+        int, typer.Option(min=1, help="Cores to divide the galaxies over.", rich_help_panel="Sampler")
+    ] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace older results.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip galaxies whose result is there already.")
@@ -193,7 +210,7 @@ def fit(
 
         whole = read_catalog(catalog, preset=preset, columns=columns, on_bad=on_bad.value)
         if images is not None:
-            whole = _with_images(whole, images, image_model, insist)
+            whole = _with_images(whole, images, image_model, insist, correction)
         chosen = _choose(whole, galaxy, limit)
         paths = {name: result_path(out, name) for name in chosen.id}
         there = [name for name, path in paths.items() if path.exists()]
@@ -205,6 +222,10 @@ def fit(
             )
         todo = chosen.select([i for i, name in enumerate(chosen.id) if overwrite or name not in there])
 
+        if cores > 1:
+            from hbm.devices import use_cpu_cores
+
+            use_cpu_cores(cores)
         from hbm.config import ModelConfig
         from hbm.counted import fit_settings
         from hbm.fitting import fit as fit_catalog
@@ -252,14 +273,17 @@ def fit(
             stdout().print(f"Next: [cyan]hbm plot {first}[/]", soft_wrap=True)
 
 
-def _with_images(catalog: "Catalog", images: Path, model: str | None, insist: bool) -> "Catalog":
+def _with_images(
+    catalog: "Catalog", images: Path, model: str | None, insist: bool, correction: bool
+) -> "Catalog":
     """Catalogue with images; those of galaxies that are not in it are refused."""
     from hbm.catalog_images import with_images
     from hbm.image import model_of
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        found = with_images(catalog, images, model_of(images) if model is None else model, insist=insist)
+        name = model_of(images) if model is None else model
+        found = with_images(catalog, images, name, insist=insist, correction=correction)
     for warning in caught:
         stderr().print(f"[yellow]Note:[/] {escape(str(warning.message))}", soft_wrap=True)
     return found

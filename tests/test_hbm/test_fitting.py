@@ -15,7 +15,7 @@ from hbm.sampler import NutsSampler, SamplerConfig
 from sed.parameters import BinnedSFH, SEDParams
 
 FILTERS = ("sdss_u0", "sdss_g0", "sdss_r0", "sdss_i0", "sdss_z0", "twomass_J", "twomass_Ks")
-CONFIG = ModelConfig(n_node=4, n_old=3)
+CONFIG = ModelConfig(n_node=4, n_old=3, dust_emission=False)
 SHORT = SamplerConfig(n_warmup=50, n_draw=50, n_chain=2, n_point=1000)
 TRUTH = {"logmass": (10.3, 9.6), "logssfr": (-9.6, -9.0), "dust2": (0.5, 0.2)}
 
@@ -134,6 +134,43 @@ def test_chains_go_on_from_where_they_stand(fitted):
         np.testing.assert_allclose(-lp[:, SHORT.n_draw - 1], stood[row], rtol=1e-6)
         assert result.draws("logmass").size == 2 * SHORT.n_draw * SHORT.n_chain
         assert len(result.predicted_flux()) == 2 * SHORT.n_draw * SHORT.n_chain
+
+
+def test_draws_of_a_galaxy_do_not_depend_on_the_others(fitted, catalog, grid):
+    brighter = dataclasses.replace(catalog, flux=2 * catalog.flux, flux_err=3 * catalog.flux_err)
+    other = dataclasses.replace(
+        catalog,
+        id=("three", "two"),
+        flux=np.stack([brighter.flux[0], catalog.flux[1]]),
+        flux_err=np.stack([brighter.flux_err[0], catalog.flux_err[1]]),
+    )
+    for survey, row in ((catalog.select([1, 0]), 0), (other, 1)):
+        result = fit(survey, config=CONFIG, sampler=SHORT, grid=grid, seed=3, max_rerun=0)[row]
+        reference = fitted[1][1].posterior["logmass"].values[:, : SHORT.n_draw]
+        np.testing.assert_array_equal(result.posterior["logmass"].values, reference)
+
+
+def test_galaxies_of_many_legs_come_in_their_order(catalog, grid):
+    rows = [0, 1, 0, 1, 0]
+    arrays = ("zred", "zred_err", "flux", "flux_err", "observed", "upper_limit")
+    every = Catalog(
+        id=tuple("abcde"),
+        **{name: getattr(catalog, name)[rows] for name in arrays},
+        filter_names=FILTERS,
+    )
+    told = []
+    results = fit(
+        every, config=CONFIG, sampler=SHORT, grid=grid, batch_size=2, max_rerun=0,
+        progress=lambda *step: told.append(step[2]),
+    )  # fmt: skip
+    assert [result.galaxy_id for result in results] == list("abcde")
+    for row, result in enumerate(results):
+        draws = result.draws("logmass")
+        assert abs(draws.mean() - TRUTH["logmass"][row % 2]) < 3 * draws.std()
+    assert not np.array_equal(results[0].draws("logmass"), results[2].draws("logmass"))
+    assert [text for text in dict.fromkeys(told) if text.startswith("sampling")] == [
+        f"sampling ({done} of 5 galaxies done)" for done in (0, 2, 4)
+    ]
 
 
 def test_existing_results_are_not_replaced(fitted, catalog, grid):
