@@ -1,9 +1,11 @@
 """The likelihood of images: what it learns, whether its intervals are true, and what it costs.
 
 (a) Information gain on held-out simulations that nothing was fitted to: with the denoiser's own coefficients,
-    with refitted ones, and of a neural posterior estimator trained on the same simulations
+    with refitted ones, with the ratio correction, and of a neural posterior estimator trained on the same
+    simulations
     (`benchmarks.neural_posterior`; run that first). Goal: 95 % of the estimator's. With `--denoising
     CHECKPOINT`, a model trained without the contrastive loss, what that gave on its own held-out simulations.
+    Without the correction all of (b) to (d) are of the score model's own likelihood; with it, both.
 (b) Largest deviation of the coverage of central intervals from their probability, for each property, and of
     TARP's expected coverage (Lemos et al. 2023, arXiv:2302.03026; sbi's implementation) with random
     references. Goal: 0.03; with 1,000 images chance alone gives 0.027 in the mean, and 0.03 to 0.04 for the
@@ -284,7 +286,7 @@ def measure(name: str, n: int, device: str) -> dict[str, Any]:
     """Parts (a) to (d) of one model."""
     model = load(name, device)
     stamps, theta = simulated(model, n, device)
-    likelihood = load_image_likelihood(name)
+    likelihood = load_image_likelihood(name, correction=False)
     which = f"{name}-{likelihood.hash[:12]}-{stamps_hash(stamps)[:12]}"
     cache = RESULTS / ".cache" / "image_likelihood" / f"{which}.h5"
     result: dict[str, Any] = {"n": n}
@@ -303,24 +305,44 @@ def measure(name: str, n: int, device: str) -> dict[str, Any]:
     }  # fmt: skip
     zred = stamps.u.zred.numpy()
     others = proposals(zred, N_PROPOSAL)
-    whole = posteriors(likelihood.log_prob, theta, others, compiled.data)
-    gain = whole.gain
     before = gain_before_refit(model, cache, theta, stamps.u.zred)
     result["gain_before_refit"] = float(before.mean())
     result["gain_before_refit_error"] = float(before.std() / n**0.5)
-    result["gain"], result["gain_error"] = float(gain.mean()), float(gain.std() / n**0.5)
-    result["effective"] = {"median": float(np.median(whole.effective)), "least": float(whole.effective.min())}
-    np.save(cache.with_suffix(".gain.npy"), gain)
+    seconds = direct_speed(load(name), stamps, np.asarray(compiled.data.u), theta, 8)
+    result["direct_s"] = seconds
+    result |= of_likelihood(likelihood, compiled.data, theta, others, cache, seconds)
+    if model.correction is not None:
+        corrected = load_image_likelihood(name)
+        data = read_compiled_images(cache, corrected).data
+        result["corrected"] = of_likelihood(corrected, data, theta, others, cache, seconds)
+        result["corrected"]["scale"] = corrected.scale
+    return result
+
+
+def of_likelihood(
+    likelihood: ImageLikelihood,
+    data: GalaxyImage,
+    theta: np.ndarray,
+    others: np.ndarray,
+    cache: Path,
+    direct_seconds: float,
+) -> dict[str, Any]:
+    """What one likelihood knows, whether its intervals are true, its speed, and the table of R numbers."""
+    n = len(theta)
+    whole = posteriors(likelihood.log_prob, theta, others, data)
+    result: dict[str, Any] = {
+        "gain": float(whole.gain.mean()), "gain_error": float(whole.gain.std() / n**0.5),
+        "effective": {"median": float(np.median(whole.effective)), "least": float(whole.effective.min())},
+    }  # fmt: skip
+    np.save(gain_file(cache, likelihood), whole.gain)
     result["tarp_deviation"] = tarp_deviation(whole.draws, theta)
     result["coverage"] = coverage(whole.rank, likelihood.names)
     result["deviation"] = max(v["deviation"] for v in result["coverage"].values())
-    result["speed"] = speed(likelihood, compiled.data, theta)
-    seconds = direct_speed(load(name), stamps, np.asarray(compiled.data.u), theta, 8)
-    result["direct_s"] = seconds
-    result["faster"] = seconds * 1e6 / result["speed"]["microseconds"]
+    result["speed"] = speed(likelihood, data, theta)
+    result["faster"] = direct_seconds * 1e6 / result["speed"]["microseconds"]
     half = n // 2
-    first = jax.tree.map(lambda leaf: leaf[:half], compiled.data)
-    second = jax.tree.map(lambda leaf: leaf[half:], compiled.data)
+    first = jax.tree.map(lambda leaf: leaf[:half], data)
+    second = jax.tree.map(lambda leaf: leaf[half:], data)
     most = fit_projection(likelihood, first, others[:half, :128], min(NUMBERS[-1], half // 2))
     few_others, result["numbers"] = others[half:, :2048], []
     for number in (r for r in NUMBERS if r <= len(most.spectrum)):
@@ -334,13 +356,23 @@ def measure(name: str, n: int, device: str) -> dict[str, Any]:
     return result
 
 
+def gain_file(cache: Path, likelihood: ImageLikelihood) -> Path:
+    """Where the gain of each image is kept."""
+    return cache.with_suffix(".corrected.gain.npy" if likelihood.psi else ".gain.npy")
+
+
 def against_estimator(name: str, n: int, device: str) -> dict[str, Any]:
     """Second half of part (a), from the gains that `measure` has kept."""
     model = load(name, device)
     stamps, theta = simulated(model, n, device)
-    which = f"{name}-{load_image_likelihood(name).hash[:12]}-{stamps_hash(stamps)[:12]}"
+    likelihood = load_image_likelihood(name)
+    which = f"{name}-{likelihood.hash[:12]}-{stamps_hash(stamps)[:12]}"
     path = RESULTS / ".cache" / "image_likelihood" / f"{which}.h5"
-    found = estimator(name, model, stamps, theta, np.load(path.with_suffix(".gain.npy")))
+    plain = load_image_likelihood(name, correction=False)
+    found = estimator(name, model, stamps, theta, np.load(gain_file(path, plain)))
+    if found and likelihood.psi:
+        corrected = estimator(name, model, stamps, theta, np.load(gain_file(path, likelihood)))
+        found |= {f"corrected_{key}": corrected[key] for key in ("ratio", "ratio_error")}
     if found:
         half = gain_before_refit(model, path, theta, stamps.u.zred, every=2)
         found["ours_before_refit_half_of_the_nodes"] = float(half.mean())
@@ -349,34 +381,45 @@ def against_estimator(name: str, n: int, device: str) -> dict[str, Any]:
 
 def show(name: str, result: dict[str, Any]) -> None:
     """Print the tables of one model."""
-    print_table(
-        [name, "68 %", "95 %", "deviation"],
-        [
-            [k, f"{v['in_68']:.3f}", f"{v['in_95']:.3f}", f"{v['deviation']:.3f}"]
-            for k, v in result["coverage"].items()
-        ],
-    )
-    print_table(
-        ["R", "variance kept", "gain, nats"],
-        [[v["R"], f"{v['explained']:.4f}", f"{v['gain']:.3f}"] for v in result["numbers"]]
-        + [["all", "1", f"{result['gain_second_half']:.3f}"]],
-    )
+    parts = {"score model": result}
+    if "corrected" in result:
+        parts["with the ratio correction"] = result["corrected"]
+    for label, part in parts.items():
+        print_table(
+            [f"{name}, {label}", "68 %", "95 %", "deviation"],
+            [
+                [k, f"{v['in_68']:.3f}", f"{v['in_95']:.3f}", f"{v['deviation']:.3f}"]
+                for k, v in part["coverage"].items()
+            ],
+        )
+        print_table(
+            ["R", "variance kept", "gain, nats"],
+            [[v["R"], f"{v['explained']:.4f}", f"{v['gain']:.3f}"] for v in part["numbers"]]
+            + [["all", "1", f"{part['gain_second_half']:.3f}"]],
+        )
     yardstick = result["estimator"]
     rows = [
         ["denoiser's own coefficients", result["gain_before_refit"], result["gain_before_refit_error"]],
         ["refitted", result["gain"], result["gain_error"]],
     ]
+    if "corrected" in result:
+        best = result["corrected"]
+        rows.append([f"ratio correction (a = {best['scale']:.2f})", best["gain"], best["gain_error"]])
     if yardstick:
         rows.append(["neural posterior estimator", yardstick["gain"], yardstick["gain_error"]])
     print_table([name, "gain, nats", "error"], [[a, f"{b:.3f}", f"{c:.3f}"] for a, b, c in rows])
     if yardstick:
         print(f"{name}: {yardstick['ratio']:.3f} +- {yardstick['ratio_error']:.3f} of the estimator's gain")
-    print(f"{name}: TARP deviation {result['tarp_deviation']:.3f}")
-    print(
-        f"{name}: gain {result['gain']:.3f} +- {result['gain_error']:.3f} nats; "
-        f"{result['speed']['microseconds']:.1f} us per value and gradient, {result['faster']:.0f} times "
-        f"faster than direct; compiled in {result.get('compile_s_per_image', math.nan):.2f} s per image"
-    )
+    if "corrected_ratio" in yardstick:
+        ratio, error = yardstick["corrected_ratio"], yardstick["corrected_ratio_error"]
+        print(f"{name}: {ratio:.3f} +- {error:.3f} of it with the ratio correction")
+    for label, part in parts.items():
+        print(
+            f"{name}, {label}: gain {part['gain']:.3f} +- {part['gain_error']:.3f} nats, TARP deviation "
+            f"{part['tarp_deviation']:.3f}; {part['speed']['microseconds']:.1f} us per value and gradient, "
+            f"{part['faster']:.0f} times faster than direct"
+        )
+    print(f"{name}: compiled in {result.get('compile_s_per_image', math.nan):.2f} s per image")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -15,28 +15,25 @@ stops it by itself. `benchmarks.image_likelihood` measures its information gain.
 
 import argparse
 import copy
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from sbi.neural_nets import posterior_nn
 from sbi.neural_nets.embedding_nets import CNNEmbedding
 from torch import Tensor, nn
 
 from benchmarks._common import RESULTS
-from generative.checkpoint import Model, load_tensors, save_tensors
+from generative.checkpoint import load_tensors, save_tensors
 from generative.conditions import LOG_AGE_RECENT, OLD_AGE_FRACTION, RANGE, old_age_fraction, theta_columns
-from generative.data import SimulatedSource, turned
+from generative.data import turned
 from generative.release import available, load
+from generative.simulated_set import simulated_set
 
 CACHE = RESULTS / ".cache" / "neural_posterior"
 BATCH, VALID, SEED = 96, 2000, 4 * 10**9
-CHUNK = 2000
 EVERY = 500
 
 
@@ -91,33 +88,6 @@ def flat(image: Tensor, u: Tensor) -> Tensor:
     return torch.cat([image.flatten(1).float(), u], dim=1)
 
 
-def simulations(model: Model, n: int, folder: Path, stop: float) -> tuple[np.ndarray, Tensor, Tensor] | None:
-    """Prepared images, normal properties and conditions, from files that are made if they are missing."""
-    assert model.instrument is not None  # noqa: S101
-    source = SimulatedSource(model.instrument)
-    parts = []
-    for first in range(0, n, CHUNK):
-        path = folder / f"simulations-{first:07d}.npz"
-        if not path.is_file():
-            if time.monotonic() > stop:
-                return None
-            start = time.process_time()
-            batch = source.batch(min(CHUNK, n - first), torch.Generator().manual_seed(SEED + first))
-            clean = model.preparation.forward(batch.image, batch.noise, batch.observed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            seconds = time.process_time() - start
-            with open(path.with_suffix(".tmp"), "wb") as file:
-                np.savez(file, image=clean.half(), z=normal(batch.theta), u=batch.u, seconds=seconds)
-            path.with_suffix(".tmp").replace(path)
-            print(f"{model.instrument.name}: {first + len(clean)} simulations", flush=True)
-        with np.load(path) as content:
-            parts.append({name: content[name] for name in content.files})
-    image = np.concatenate([part["image"] for part in parts])
-    z, u = (torch.as_tensor(np.concatenate([part[name] for part in parts])) for name in ("z", "u"))
-    (folder / "simulating.json").write_text(json.dumps({"seconds": sum(float(p["seconds"]) for p in parts)}))
-    return image, z, u
-
-
 def batches(n: int, seed: int) -> Iterator[Tensor]:
     """Rows of one batch after another, each image once before any comes again."""
     generator = torch.Generator().manual_seed(seed)
@@ -131,11 +101,13 @@ def train(name: str, seconds: float | None, pause_after: float) -> bool:
     stop = time.monotonic() + pause_after
     options = model.provenance["config"]["training"]
     n = model.provenance["steps"] * options["batch"] + options["refit_images"]
-    data = simulations(model, n + VALID, folder, stop)
+    assert model.instrument is not None  # noqa: S101
+    data = simulated_set(
+        model.instrument, model.preparation, n + VALID, CACHE.parent / "simulations" / name, until=stop
+    )
     if data is None:
         return False
-    image, z, u = data
-    used = json.loads((folder / "simulating.json").read_text())["seconds"]
+    image, z, u, used = data.image, normal(data.theta), data.u, data.seconds
     budget = (model.provenance["seconds"] if seconds is None else seconds) - used
     net = build(image.shape[1], image.shape[2], u.shape[1], z.shape[1])
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-4)

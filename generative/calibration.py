@@ -53,8 +53,7 @@ def calibrated(
     for holes in (False, True):
         cached, loss = _simulated(model, network, source, n, holes=holes, seed=seed, progress=progress)
         if not holes:
-            for name, refitted in (("refitted", True), ("before", False)):
-                calibration[name] = information(model, cached, proposal, refitted=refitted)._asdict()
+            calibration = _information(model, cached, proposal)
         losses.append(loss)
         conditions.append(cached.u.cpu())
     if 2 * n < fewest_simulations(conditions[0].shape[1], losses[0].shape[1]):
@@ -62,6 +61,35 @@ def calibrated(
     order = torch.randperm(2 * n, generator=torch.Generator().manual_seed(seed))
     reference = fit_reference(torch.cat(losses)[order], torch.cat(conditions)[order])
     return model._replace(calibration=calibration, reference=reference)
+
+
+@torch.no_grad()
+def corrected_calibration(
+    model: Model,
+    source: Source,
+    n: int,
+    *,
+    seed: int = 0,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Model:
+    """`calibrated` for a model that has got a ratio correction since; the domain check stays as it is."""
+    network = model.network
+    proposal = source.proposal(_N_PROPOSAL)
+    if not isinstance(network, Separable) or model.coefficients is None or proposal is None:
+        return model
+    cached, _ = _simulated(model, network, source, n, holes=False, seed=seed, progress=progress)
+    return model._replace(calibration=_information(model, cached, proposal))
+
+
+def _information(model: Model, cached: CachedStatistics, proposal: Tensor) -> dict[str, Any]:
+    """Gain and coverage before and after the refit, and with the ratio correction."""
+    found = {
+        "refitted": information(model, cached, proposal)._asdict(),
+        "before": information(model, cached, proposal, refitted=False)._asdict(),
+    }
+    if model.correction is not None:
+        found["corrected"] = information(model, cached, proposal, corrected=True)._asdict()
+    return found
 
 
 def _simulated(
@@ -94,7 +122,8 @@ def _simulated(
         alone = ImageStatistics(*(item[0] for item in each))
         losses.append(unconditional_loss(network.coefficients, alone, u, count, nodes).cpu())
         G, b, square = each.mean()
-        parts.append(CachedStatistics(G, b, batch.theta, u, square, count))
+        numbers = model.correction.numbers(clean, u, observed) if model.correction is not None else u[:, :0]
+        parts.append(CachedStatistics(G, b, batch.theta, u, square, count, numbers))
         if progress is not None:
             progress(min(first + _CHUNK, n), n, "calibration" + (", images with holes" if holes else ""))
     return CachedStatistics(*(torch.cat(items) for items in zip(*parts, strict=True))), torch.cat(losses)

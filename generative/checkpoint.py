@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from generative.conditions import RANGE
+from generative.correction import Correction, CorrectionConfig
 from generative.instrument import Instrument
 from generative.network import Coefficients, Denoiser, NetworkConfig, Separable, build_network
 from generative.noise import likelihood_nodes
@@ -52,6 +53,8 @@ class Model(NamedTuple):
     measured."""
     reference: TypicalReference | None = None
     """What typical images have, for the domain check; None if there is none."""
+    correction: Correction | None = None
+    """Of the likelihood (`generative.correction`); None for the score model's own."""
 
     @property
     def nodes(self) -> tuple[Float[Tensor, " node"], Float[Tensor, " node"]]:
@@ -151,12 +154,15 @@ def save_model(path: Path, model: Model) -> None:
         "sigma_likelihood": model.sigma_likelihood,
         "provenance": model.provenance,
         "calibration": model.calibration,
+        "correction": None if model.correction is None else model.correction.config.to_dict(),
     }
     tensors = {f"network.{name}": value for name, value in model.network.state_dict().items()}
     if model.coefficients is not None:
         tensors |= {f"likelihood.{name}": value for name, value in model.coefficients.state_dict().items()}
     if model.reference is not None:
         tensors |= {f"typical.{name}": value for name, value in model.reference._asdict().items()}
+    if model.correction is not None:
+        tensors |= {f"correction.{name}": value for name, value in model.correction.state_dict().items()}
     save_tensors(path, tensors | {"node_weight": model.node_weight}, {"kind": "model", **header})
 
 
@@ -187,13 +193,23 @@ def load_model(path: Path, device: torch.device | str = "cpu") -> Model:
             tuple(header["theta_names"]), _pair(header["sigma_sample"]), _pair(header["sigma_likelihood"]),
             tensors["node_weight"].float(), header["provenance"], header.get("calibration"),
             TypicalReference(**_part(tensors, "typical.")) if "typical.slope" in tensors else None,
+            _correction(header.get("correction"), _part(tensors, "correction.")),
         )  # fmt: skip
     except (KeyError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit its header: {error}") from error
     model.network.to(device)
-    if model.coefficients is not None:
-        model.coefficients.to(device)
+    for part in (model.coefficients, model.correction):
+        if part is not None:
+            part.to(device)
     return model
+
+
+def _correction(config: dict[str, Any] | None, tensors: dict[str, Tensor]) -> Correction | None:
+    if config is None:
+        return None
+    correction = Correction(CorrectionConfig.from_dict(config))
+    correction.load_state_dict(tensors)
+    return correction.eval().requires_grad_(False)
 
 
 def read_preparation(values: dict[str, Any]) -> Preparation:

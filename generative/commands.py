@@ -14,6 +14,8 @@ from torch import Tensor
 from generative.checkpoint import Model, write_atomically
 from generative.conditions import THETA, Observing, check_theta, observing_columns, theta_columns
 from generative.config import TrainConfig, parse_config, read_config
+from generative.correct import corrected_model
+from generative.correction_training import CorrectionOptions
 from generative.datasets import read_survey_images, scaled_labels
 from generative.display import image_grid, strip_figure, to_rgb, write_gif
 from generative.draw import Drawn, draw, theta_rows, usual_conditions
@@ -272,6 +274,36 @@ def evaluate_model(
     training = dataclasses.replace(settings.training, start_from="")
     source = set_up(dataclasses.replace(settings, training=training), base, device).source
     return evaluate(model, source, out, n=n, n_information=n_information or n, seed=seed, progress=progress)
+
+
+def correct_model(
+    name: str,
+    out: Path,
+    *,
+    simulations: int,
+    options: dict[str, Any],
+    calibration: int,
+    folder: Path | None,
+    minutes: float | None,
+    device: str,
+    progress: Progress | None,
+) -> dict[str, Any] | None:
+    """Give a model a ratio correction; what the header says of it, or None if the time was up.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        If the model is not there or cannot have one, or the folder holds another run.
+    """
+    check_device(device)
+    found = corrected_model(
+        load(name, device), out, CorrectionOptions()._replace(**options), simulations=simulations,
+        calibration=calibration, folder=folder, minutes=minutes, device=device, progress=progress,
+    )  # fmt: skip
+    if found is None:
+        return None
+    model = load(str(found))
+    return {**model.provenance["correction"], "calibration": model.calibration}
 
 
 @dataclasses.dataclass(frozen=True)

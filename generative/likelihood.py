@@ -19,8 +19,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from generative.correction import Correction
 from generative.noise import NoiseDensity
-from generative.statistics import draw_pairs, noise_image
+from generative.statistics import Corrected, draw_pairs, noise_image
 
 ConditionalDenoiser = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
 """Noisy images, noise levels, theta, u and mask to denoised images: `generative.network.Separable`, `Film`,
@@ -135,6 +136,8 @@ class DirectImage:
         Noise levels and their weights.
     n_draw, seed
         As for `direct_log_likelihood`, and the same noise.
+    correction
+        Ratio correction, of a model that has one.
 
     Raises
     ------
@@ -153,6 +156,7 @@ class DirectImage:
         *,
         n_draw: int = 2,
         seed: int = 0,
+        correction: Correction | None = None,
     ) -> None:
         if len(clean) != 1:
             raise ValueError(f"`clean` must be one image, got {len(clean)}.")
@@ -168,10 +172,16 @@ class DirectImage:
         self.noisy, self.level = torch.stack(noisy), torch.stack(level)
         self.share = torch.tensor(share)
         self.u, self.observed = u.expand(n, -1), observed.expand(n, -1, -1, -1)
+        self._corrected = None
+        if correction is not None:
+            self._corrected = Corrected(correction, correction.numbers(clean, u, observed))
 
     def __call__(self, theta: Float[Tensor, " theta"]) -> Float[Tensor, ""]:
         """Ln p(image | theta) in nats, up to a constant; ``theta`` scaled."""
         wide = theta.expand(len(self.noisy), -1)
         denoised = self.denoiser(self.noisy, self.level, wide, self.u, self.observed)
         residual = (self.clean - denoised) * self.observed / self.level[:, None, None, None]
-        return -(self.share * (residual**2).flatten(1).sum(1)).sum()
+        logp = -(self.share * (residual**2).flatten(1).sum(1)).sum()
+        if self._corrected is None:
+            return logp
+        return self._corrected(logp[None, None], theta[None, None], self.u[:1])[0, 0]

@@ -34,6 +34,8 @@ class CachedStatistics(NamedTuple):
     square: Float[Tensor, "image node"]
     n_observed: Float[Tensor, " image"]
     """Pixels."""
+    numbers: Float[Tensor, "image number"]
+    """Of the ratio correction; none without one."""
 
 
 class Refitted(NamedTuple):
@@ -79,7 +81,8 @@ def cache_statistics(
         clean = preparation.forward(batch.image, batch.noise, observed)
         u = hide_unseen(batch.u, observed)
         G, b, square = image_statistics(network, clean, u, observed, nodes, seed=seed + first, n_draw=n_draw)
-        parts.append(CachedStatistics(G, b, batch.theta, u, square, observed.flatten(1).sum(1).to(G.dtype)))
+        count = observed.flatten(1).sum(1).to(G.dtype)
+        parts.append(CachedStatistics(G, b, batch.theta, u, square, count, u[:, :0]))
         if progress is not None:
             progress(min(first + chunk, n), n, "statistics of held-out images")
     return CachedStatistics(*(torch.cat(items) for items in zip(*parts, strict=True)))

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from generative.correction import Correction
 from generative.loss import residual_statistics
 from generative.network import Coefficients, Separable
 
@@ -144,6 +145,63 @@ def log_likelihood(
     return total
 
 
+class Corrected(NamedTuple):
+    """Ratio correction of images whose numbers are known."""
+
+    correction: Correction
+    numbers: Float[Tensor, "image number_and_one"]
+
+    def of(self, rows: Tensor) -> "Corrected":
+        """That of some of the images."""
+        return Corrected(self.correction, self.numbers[rows])
+
+    def __call__(
+        self,
+        logp: Float[Tensor, "image other"],
+        theta: Float[Tensor, "image other theta"],
+        u: Float[Tensor, "image column"],
+    ) -> Float[Tensor, "image other"]:
+        """Log-likelihood of the score model, corrected."""
+        return self.correction.scale * logp + self.correction.log_ratio(self.numbers, theta, u)
+
+
+class Folded(NamedTuple):
+    """Statistics with mixing and weights folded in, so that ln p = 2 v . h - h . M h for h(theta, u)."""
+
+    M: Float[Tensor, "image feature feature"]
+    v: Float[Tensor, "image feature"]
+
+
+@torch.no_grad()
+def fold(
+    coefficients: Coefficients,
+    G: Float[Tensor, "image node basis basis"],
+    b: Float[Tensor, "image node basis"],
+    nodes: Float[Tensor, " node"],
+    weight: Float[Tensor, " node"],
+) -> Folded:
+    """M = sum_k w_k A_k^T G_k A_k and v = sum_k w_k A_k^T b_k."""
+    A = coefficients.mixed(nodes)
+    heavy = weight[:, None, None] * A
+    M = sum(A[k].T @ (G[:, k] @ heavy[k]) for k in range(len(nodes)))
+    return Folded(torch.as_tensor(M), torch.einsum("kif,nki->nf", heavy, b))
+
+
+def folded_log_likelihood(
+    coefficients: Coefficients,
+    folded: Folded,
+    theta: Float[Tensor, "image other theta"],
+    u: Float[Tensor, "image column"],
+) -> Float[Tensor, "image other"]:
+    """`log_likelihood` from folded statistics."""
+    n, m, _ = theta.shape
+    pair_u = u[:, None].expand(-1, m, -1).reshape(n * m, -1)
+    h = coefficients.feature(theta.reshape(n * m, -1), pair_u).view(n, m, -1)
+    quadratic = (torch.bmm(h, folded.M) * h).sum(-1)
+    found: Tensor = 2 * torch.bmm(h, folded.v[:, :, None])[..., 0] - quadratic
+    return found
+
+
 @torch.no_grad()
 def information_gain(
     coefficients: Coefficients,
@@ -155,6 +213,7 @@ def information_gain(
     nodes: Float[Tensor, " node"],
     weight: Float[Tensor, " node"],
     *,
+    corrected: Corrected | None = None,
     chunk: int = 16,
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, "batch theta"], Float[Tensor, " batch"]]:
     r"""Information gain of each image in nats, the posterior's rank of the true theta, and how sure that is.
@@ -164,6 +223,15 @@ def information_gain(
 
     Its mean over simulations is at most the mutual information of image and theta, and equal to it for the
     true likelihood. The true theta is one of the draws of the sum, without which the estimate has no bound.
+
+    Parameters
+    ----------
+    proposal
+        Scaled theta from the distribution of the images'.
+    corrected
+        Ratio correction with the numbers of the images; none by default.
+    chunk
+        Images at a time.
 
     Returns
     -------
@@ -175,6 +243,8 @@ def information_gain(
     for rows in torch.arange(len(theta)).split(chunk):
         candidates = torch.cat([theta[rows][:, None], proposal[None].expand(len(rows), -1, -1)], dim=1)
         logp = log_likelihood(coefficients, G[rows], b[rows], candidates, u[rows], nodes, weight)
+        if corrected is not None:
+            logp = corrected.of(rows)(logp, candidates, u[rows])
         gains.append(logp[:, 0] - torch.logsumexp(logp, 1) + math.log(logp.shape[1]))
         posterior = torch.softmax(logp[:, 1:], dim=1)
         below = candidates[:, 1:] < candidates[:, :1]

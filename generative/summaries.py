@@ -22,7 +22,8 @@ Format, HDF5 (version 1). Attributes of the root: ``format``, ``version``, ``mod
                                      conditions of observation are outside of training; nan without a check
 ==============  ===================  =======================================================================
 
-and ``nodes``, the noise levels. While a run goes on its chunks are files in the folder ``NAME.part``, each
+``numbers`` (number,), those of the ratio correction (`generative.correction`) if the model has one, and
+``nodes``, the noise levels. While a run goes on its chunks are files in the folder ``NAME.part``, each
 written whole or not at all.
 """
 
@@ -46,7 +47,7 @@ from generative.data import hide_unseen, proposal_columns
 from generative.network import Coefficients, Separable
 from generative.noise import likelihood_nodes
 from generative.stamps import Stamps
-from generative.statistics import ImageStatistics, log_likelihood, paired_statistics
+from generative.statistics import Corrected, ImageStatistics, log_likelihood, paired_statistics
 from generative.typical import TYPICAL_SEED, unconditional_loss
 
 FORMAT, VERSION = "galaxy-hbm image statistics", 1
@@ -75,6 +76,8 @@ class Summaries(NamedTuple):
     p_typical: Float[np.ndarray, " galaxy"]
     """Part of held-out simulations that the model knows as badly (`generative.typical`); 0 where conditions
     are outside of training, nan if the model has no reference."""
+    numbers: Float[np.ndarray, "galaxy number"]
+    """Of the ratio correction; none without one."""
 
 
 def packed(G: Float[Tensor, "*rows basis basis"]) -> Float[Tensor, "*rows packed"]:
@@ -101,6 +104,7 @@ def posterior_error(
     proposal: Float[Tensor, "draw theta"],
     nodes: Float[Tensor, " node"],
     weight: Float[Tensor, " node"],
+    corrected: Corrected | None = None,
 ) -> Float[Tensor, " batch"]:
     """Monte Carlo standard error of log-likelihood differences across each image's posterior, nats.
 
@@ -114,12 +118,16 @@ def posterior_error(
         Statistics of at least two antithetic pairs.
     proposal
         Scaled theta from the prior.
+    corrected
+        Ratio correction of these images; none by default.
     """
     n_pair, n = pairs.b.shape[:2]
     theta = proposal[None].expand(n, -1, -1)
     logp = torch.stack(
         [log_likelihood(coefficients, pairs.G[k], pairs.b[k], theta, u, nodes, weight) for k in range(n_pair)]
     )
+    if corrected is not None:
+        logp = torch.stack([corrected(each, theta, u) for each in logp])
     posterior = _tempered(logp.mean(dim=0))
     centred = logp - (posterior * logp).sum(dim=2, keepdim=True)
     variance = centred.var(dim=0) / n_pair
@@ -242,8 +250,11 @@ def iterate_summaries(
         )
         u = u_all[rows].to(device)
         clean = model.preparation.forward(image, noise, observed)
+        corrected = None
+        if model.correction is not None:
+            corrected = Corrected(model.correction, model.correction.numbers(clean, u, observed))
         total, count, error = _until(
-            network, coefficients, clean, u, observed, nodes, weight, proposal,
+            network, coefficients, clean, u, observed, nodes, weight, proposal, corrected,
             target_error=target_error, max_pair=max_draw // 2, seed=seed,
         )  # fmt: skip
         yield Summaries(
@@ -257,6 +268,7 @@ def iterate_summaries(
             2 * count.cpu().numpy(),
             error.cpu().numpy(),
             np.where(far[rows], 0, _p_typical(model, network, clean, u, observed, nodes)).astype(np.float32),
+            np.zeros((len(u), 0), np.float32) if corrected is None else corrected.numbers.cpu().numpy(),
         )
 
 
@@ -295,6 +307,7 @@ def _until(
     nodes: Tensor,
     weight: Tensor,
     proposal: Tensor,
+    corrected: Corrected | None,
     *,
     target_error: float,
     max_pair: int,
@@ -320,7 +333,8 @@ def _until(
             if so_far is None
             else ImageStatistics(*(torch.cat(items) for items in zip(so_far, fresh, strict=True)))
         )
-        found = posterior_error(coefficients, so_far, u[left], proposal, nodes, weight).cpu()
+        mine = None if corrected is None else corrected.of(left)
+        found = posterior_error(coefficients, so_far, u[left], proposal, nodes, weight, mine).cpu()
         finished = (error_bound(until) * found <= target_error) | (until >= max_pair)
         mean = so_far.mean()
         for i in finished.nonzero()[:, 0].tolist():

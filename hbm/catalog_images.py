@@ -94,7 +94,8 @@ class CatalogImages:
 
     def settings(self) -> dict[str, Any]:
         """What a result keeps."""
-        return {"model_hash": self.likelihood.hash}
+        corrected = {"ratio_correction": True} if self.likelihood.psi else {}
+        return {"model_hash": self.likelihood.hash, **corrected}
 
 
 def with_images(
@@ -103,6 +104,7 @@ def with_images(
     model: ImageLikelihood | str | Path,
     *,
     insist: bool = False,
+    correction: bool = True,
 ) -> Catalog:
     """Catalogue with its galaxies' images.
 
@@ -116,6 +118,9 @@ def with_images(
         Its likelihood: name of a shipped model, checkpoint, or loaded.
     insist
         Use a likelihood that is not calibrated, or is overconfident.
+    correction
+        Whether the model's ratio correction, if it has one, counts (`hbm.image.load_image_likelihood`); not
+        used if ``model`` is loaded already.
 
     Raises
     ------
@@ -124,7 +129,9 @@ def with_images(
         of what the image model was trained on, or not exact; if the statistics belong to another checkpoint;
         or if the likelihood is overconfident.
     """
-    likelihood = model if isinstance(model, ImageLikelihood) else load_image_likelihood(model)
+    likelihood = model
+    if not isinstance(likelihood, ImageLikelihood):
+        likelihood = load_image_likelihood(likelihood, correction=correction)
     compiled = images if isinstance(images, CompiledImages) else read_compiled_images(images, likelihood)
     require_calibrated(likelihood, insist=insist)
     names = [str(name) for name in compiled.id]

@@ -7,7 +7,9 @@ all noise levels fold into one matrix and one vector per galaxy, exactly:
           = const(x) - h^T M h + 2 v^T h, \quad
           M = \sum_k w_k A_k^T G_k A_k, \; v = \sum_k w_k A_k^T b_k
 
-so the small network h runs once per theta, whatever the number of noise levels.
+so the small network h runs once per theta, whatever the number of noise levels. A ratio correction
+(`generative.correction`) scales M and v and adds s . psi(theta, u), a dot product with R more numbers of the
+image and a small network of its own.
 """
 
 import hashlib
@@ -45,6 +47,8 @@ class GalaxyImage(NamedTuple):
     """Conditions of observation, on the network's scale."""
     age_gyr: Float[Array | np.ndarray, "*galaxy"]
     """Age of the universe at the galaxy's redshift, Gyr."""
+    s: Float[Array | np.ndarray, "*galaxy number"]
+    """Numbers of the ratio correction; none without one."""
 
 
 class CompiledImages(NamedTuple):
@@ -94,6 +98,10 @@ class ImageLikelihood(eqx.Module):
     """SHA-256 of the checkpoint."""
     calibration: tuple["PropertyCoverage", ...] = eqx.field(static=True, default=())
     """Coverage on held-out simulations; empty if it was not measured."""
+    psi: tuple[tuple[Float[Array, "_ _"], Float[Array, " _"]], ...] = ()
+    """Weights and biases of the ratio correction's network; empty without one."""
+    scale: float = eqx.field(static=True, default=1.0)
+    """Weight of the score model's likelihood beside the correction."""
 
     def scaled(self, theta: Float[Array, " theta"], age_gyr: Float[Array, ""]) -> Float[Array, " theta"]:
         """Properties on the scale (-1, 1) of training. Beyond it the likelihood is an extrapolation."""
@@ -117,9 +125,15 @@ class ImageLikelihood(eqx.Module):
         self, scaled: Float[Array, " theta"], u: Float[Array, " column"]
     ) -> Float[Array, " feature"]:
         x = jnp.concatenate([scaled, jnp.ones_like(scaled), u, jnp.ones(1, scaled.dtype)])
-        for i, (matrix, bias) in enumerate(self.layers):
-            x = matrix @ (jax.nn.silu(x) if i else x) + bias
-        return x
+        return _network(self.layers, x)
+
+    def ratio_feature(
+        self, scaled: Float[Array, " theta"], u: Float[Array, " column"]
+    ) -> Float[Array, " number"]:
+        """psi(theta, u) of the ratio correction, at scaled properties; no numbers without a correction."""
+        if not self.psi:
+            return jnp.zeros(0)
+        return _network(self.psi, jnp.concatenate([scaled, u]))
 
     def log_prob(self, theta: Float[Array, " theta"], galaxy: GalaxyImage) -> Float[Array, ""]:
         """Ln p(image | theta, u) in nats, up to a constant of the image.
@@ -135,8 +149,9 @@ class ImageLikelihood(eqx.Module):
 
     def log_prob_scaled(self, scaled: Float[Array, " theta"], galaxy: GalaxyImage) -> Float[Array, ""]:
         """`log_prob` of properties on the scale of training (`scaled`)."""
-        h = self._feature_scaled(scaled, jnp.asarray(galaxy.u))
-        return h @ (2 * galaxy.v - galaxy.M @ h)
+        u = jnp.asarray(galaxy.u)
+        h = self._feature_scaled(scaled, u)
+        return h @ (2 * galaxy.v - galaxy.M @ h) + jnp.dot(self.ratio_feature(scaled, u), galaxy.s)
 
     def fold(
         self,
@@ -144,11 +159,24 @@ class ImageLikelihood(eqx.Module):
         b: Float[np.ndarray, "galaxy node basis"],
         u: Float[np.ndarray, "galaxy column"],
         zred: Float[np.ndarray, " galaxy"],
+        numbers: Float[np.ndarray, "galaxy number"],
     ) -> GalaxyImage:
-        """Statistics of galaxies (`generative.summarize`) as the likelihood uses them."""
+        """Statistics of galaxies (`generative.summarize`) as the likelihood uses them.
+
+        Raises
+        ------
+        ImageError
+            If there are no numbers for the likelihood's ratio correction.
+        """
+        if self.psi and numbers.shape[1] != len(self.psi[-1][1]):
+            raise ImageError(
+                f"`numbers` must have {len(self.psi[-1][1])} columns for the ratio correction, got "
+                f"{numbers.shape[1]}."
+            )
         n_basis = b.shape[-1]
         row, column = np.triu_indices(n_basis)
         A, w = (np.asarray(value, np.float64) for value in (self.mixing, self.weight))
+        w = self.scale * w
         M = np.zeros((len(b), A.shape[2], A.shape[2]), np.float32)
         v = np.zeros((len(b), A.shape[2]), np.float32)
         for first in range(0, len(b), _CHUNK):
@@ -159,7 +187,15 @@ class ImageLikelihood(eqx.Module):
             M[rows] = np.einsum("k,kif,gkij,kjh->gfh", w, A, full, A, optimize=True)
             v[rows] = np.einsum("k,kif,gki->gf", w, A, b[rows].astype(np.float64), optimize=True)
         age = np.asarray(default_cosmology().age(jnp.asarray(zred, jnp.float32)))
-        return GalaxyImage(M, v, np.asarray(u, np.float32), age.astype(np.float32))
+        s = np.asarray(numbers if self.psi else numbers[:, :0], np.float32)
+        return GalaxyImage(M, v, np.asarray(u, np.float32), age.astype(np.float32), s)
+
+
+def _network(layers: tuple[tuple[Array, Array], ...], x: Float[Array, " _"]) -> Float[Array, " _"]:
+    """Linear layers with SiLU between."""
+    for i, (matrix, bias) in enumerate(layers):
+        x = matrix @ (jax.nn.silu(x) if i else x) + bias
+    return x
 
 
 def require_calibrated(likelihood: ImageLikelihood, *, insist: bool = False) -> None:
@@ -202,8 +238,16 @@ def shipped_model(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def load_image_likelihood(name: str | Path) -> ImageLikelihood:
+def load_image_likelihood(name: str | Path, *, correction: bool = True) -> ImageLikelihood:
     """Likelihood of a shipped model by its name, or of any separable checkpoint.
+
+    Parameters
+    ----------
+    name
+        Name or file.
+    correction
+        Whether the model's ratio correction, if it has one, counts. Without, it is the score model's own
+        likelihood.
 
     Raises
     ------
@@ -223,7 +267,8 @@ def load_image_likelihood(name: str | Path) -> ImageLikelihood:
             tensors = {
                 key: np.asarray(file.get_tensor(key), np.float32)
                 for key in file.keys()  # noqa: SIM118 (not a dict)
-                if key.startswith("likelihood.") or key == "node_weight"
+                if key.startswith(("likelihood.", "correction.psi.", "correction.scale"))
+                or key == "node_weight"
             }
     except (SafetensorError, OSError) as error:
         raise ImageError(f"{path} is truncated or not a safetensors file: {error}") from error
@@ -232,10 +277,12 @@ def load_image_likelihood(name: str | Path) -> ImageLikelihood:
         raise ImageError(f"{path} is not an image model of this program's version {_VERSION}.")
     if "likelihood.mixing" not in tensors or not header.get("theta_range"):
         raise ImageError(f"{path} has no likelihood of properties: the model is not separable, or has none.")
-    return _likelihood(path, header, tensors)
+    return _likelihood(path, header, tensors, correction=correction and "correction.scale" in tensors)
 
 
-def _likelihood(path: Path, header: dict[str, Any], tensors: dict[str, np.ndarray]) -> ImageLikelihood:
+def _likelihood(
+    path: Path, header: dict[str, Any], tensors: dict[str, np.ndarray], *, correction: bool
+) -> ImageLikelihood:
     config = header["network"]
     n_node = len(tensors["node_weight"])
     start, stop = (math.log(value) for value in header["sigma_likelihood"])
@@ -244,30 +291,32 @@ def _likelihood(path: Path, header: dict[str, Any], tensors: dict[str, np.ndarra
     low, high = (math.log(value) for value in config["sigma"])
     waves = np.cos(np.pi * np.arange(config["n_mix"]) * ((ln_sigma - low) / (high - low))[:, None])
     mixing = np.einsum("km,mjf->kjf", waves, tensors["likelihood.mixing"].astype(np.float64))
-    layers = tuple(
-        (
-            jnp.asarray(tensors[f"likelihood.layers.{i}.weight"]),
-            jnp.asarray(tensors[f"likelihood.layers.{i}.bias"]),
+
+    def layers(prefix: str) -> tuple[tuple[Array, Array], ...]:
+        return tuple(
+            (jnp.asarray(tensors[f"{prefix}.{i}.weight"]), jnp.asarray(tensors[f"{prefix}.{i}.bias"]))
+            for i in (0, 2, 4)
         )
-        for i in (0, 2, 4)
-    )
+
     ranges = np.asarray(header["theta_range"], np.float32)
     return ImageLikelihood(
-        layers=layers,
+        layers=layers("likelihood.layers"),
         mixing=jnp.asarray(mixing / math.sqrt(config["n_basis"]), jnp.float32),
         weight=jnp.asarray(width * tensors["node_weight"], jnp.float32),
         low=jnp.asarray(ranges[:, 0]),
         high=jnp.asarray(ranges[:, 1]),
         names=tuple(header["theta_names"]),
         hash=hashlib.sha256(path.read_bytes()).hexdigest(),
-        calibration=_coverage(header.get("calibration")),
+        calibration=_coverage(header.get("calibration"), "corrected" if correction else "refitted"),
+        psi=layers("correction.psi") if correction else (),
+        scale=float(tensors["correction.scale"]) if correction else 1.0,
     )
 
 
-def _coverage(calibration: dict[str, Any] | None) -> tuple[PropertyCoverage, ...]:
-    if not calibration:
+def _coverage(calibration: dict[str, Any] | None, which: str) -> tuple[PropertyCoverage, ...]:
+    found = (calibration or {}).get(which)
+    if not found:
         return ()
-    found = calibration["refitted"]
     return tuple(
         PropertyCoverage(name, float(value), float(found["cover_95"][name]), int(found["n"]))
         for name, value in found["cover_68"].items()
@@ -315,6 +364,7 @@ def read_compiled_images(path: str | Path, likelihood: ImageLikelihood) -> Compi
             attrs = dict(file.attrs)
             names = ("id", "G", "b", "u", "zred", "error", "p_typical")
             content = {name: file[name][()] for name in names if name in file}
+            numbers = file["numbers"][()] if "numbers" in file else None
     except OSError as error:
         raise ImageError(f"{path} is truncated or not an HDF5 file: {error}") from error
     if attrs.get("format") != _FORMAT or attrs.get("version") != _FILE_VERSION or len(content) < len(names):
@@ -324,6 +374,8 @@ def read_compiled_images(path: str | Path, likelihood: ImageLikelihood) -> Compi
             f"{path} was compiled with another checkpoint ({attrs['model']}, {attrs['model_hash'][:12]}) "
             f"than this likelihood's ({likelihood.hash[:12]}). Compile the images again."
         )
-    data = likelihood.fold(content["G"], content["b"], content["u"], content["zred"])
+    if numbers is None:
+        numbers = np.zeros((len(content["id"]), 0), np.float32)
+    data = likelihood.fold(content["G"], content["b"], content["u"], content["zred"], numbers)
     ids = np.asarray([name.decode() for name in content["id"]])
     return CompiledImages(ids, data, content["error"], content["zred"], content["p_typical"])

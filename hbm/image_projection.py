@@ -1,6 +1,7 @@
 r"""A galaxy's image as R numbers: the likelihood as an exponential family, for large catalogues.
 
-The log-likelihood of `hbm.image` is linear in s = (M, v) and in the features phi = (h h^T, h) of theta. Over
+The log-likelihood of `hbm.image` is linear in s = (M, v) and in the features phi = (h h^T, h) of theta, to
+which a ratio correction adds its numbers and psi. Over
 images and theta as they occur, a few directions carry nearly all of its variation:
 
 .. math:: \ln p(x | \theta, u) \approx const(x) + a(x) \cdot \psi(\theta, u) + \psi_0(\theta, u)
@@ -10,7 +11,7 @@ coordinates, so that s . phi = t . z + const, a are the leading principal compon
 to its mean: the least mean square error of ln p for R numbers.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -75,22 +76,30 @@ class ImageProjection(eqx.Module):
 
     def log_prob(self, theta: Float[Array, " theta"], galaxy: ProjectedImage) -> Float[Array, ""]:
         """Ln p(image | theta, u) in nats, up to a constant of the image, of one galaxy."""
-        h = self.likelihood.feature(theta, jnp.asarray(galaxy.u), jnp.asarray(galaxy.age_gyr))
-        psi = self.decode @ feature_vector(h)
+        phi = feature_vector(self.likelihood, theta, jnp.asarray(galaxy.u), jnp.asarray(galaxy.age_gyr))
+        psi = self.decode @ phi
         return jnp.dot(psi[:-1], jnp.asarray(galaxy.a)) + psi[-1]
 
 
-def feature_vector(h: Float[Array, " feature"]) -> Float[Array, " statistic"]:
-    """Phi: upper triangle of h h^T, then h."""
+def feature_vector(
+    likelihood: ImageLikelihood,
+    theta: Float[Array, " theta"],
+    u: Float[Array, " column"],
+    age_gyr: Float[Array, ""],
+) -> Float[Array, " statistic"]:
+    """Phi: upper triangle of h h^T, then h, then psi of the ratio correction."""
+    h = likelihood.feature(theta, u, age_gyr)
     row, column = np.triu_indices(h.shape[0])
-    return jnp.concatenate([h[row] * h[column], h])
+    psi = likelihood.ratio_feature(likelihood.scaled(theta, age_gyr), u)
+    return jnp.concatenate([h[row] * h[column], h, psi])
 
 
 def statistic_vector(galaxy: GalaxyImage) -> Float[np.ndarray, "*galaxy statistic"]:
     """S, so that ln p = s . phi."""
     M, v = np.asarray(galaxy.M, np.float64), np.asarray(galaxy.v, np.float64)
     row, column = np.triu_indices(M.shape[-1])
-    return np.concatenate([-M[..., row, column] * np.where(row == column, 1.0, 2.0), 2 * v], axis=-1)
+    upper = -M[..., row, column] * np.where(row == column, 1.0, 2.0)
+    return np.concatenate([upper, 2 * v, np.asarray(galaxy.s, np.float64)], axis=-1)
 
 
 def fit_projection(
@@ -118,14 +127,12 @@ def fit_projection(
     ValueError
         If ``n_number`` is not between 1 and the number of directions in the data.
     """
-    features = jax.jit(jax.vmap(jax.vmap(likelihood.feature, (0, None, None)), (0, 0, 0)))
-    h = features(jnp.asarray(theta, jnp.float32), jnp.asarray(images.u), jnp.asarray(images.age_gyr))
+    vectors = jax.jit(jax.vmap(feature_vector, (None, 0, None, None)))
     n_galaxy, n_draw = theta.shape[:2]
-    size = h.shape[-1] * (h.shape[-1] + 3) // 2
-    covariance = np.zeros((size, size))
-    vectors = jax.jit(jax.vmap(feature_vector))
-    for row in h:
-        phi = np.asarray(vectors(row), np.float64)
+    covariance: Any = 0.0
+    for i in range(n_galaxy):
+        one = (jnp.asarray(theta[i], jnp.float32), jnp.asarray(images.u[i]), jnp.asarray(images.age_gyr[i]))
+        phi = np.asarray(vectors(likelihood, *one), np.float64)
         phi = phi - phi.mean(axis=0)
         covariance += phi.T @ phi / (n_galaxy * n_draw)
     value, vector = np.linalg.eigh(covariance)

@@ -11,7 +11,7 @@ from generative.data import Batch
 from generative.network import Separable
 from generative.noise import likelihood_nodes
 from generative.refit import CachedStatistics
-from generative.statistics import information_gain
+from generative.statistics import Corrected, information_gain
 
 
 class LevelLoss(NamedTuple):
@@ -72,7 +72,12 @@ class Information(NamedTuple):
 
 @torch.no_grad()
 def information(
-    model: Model, cached: CachedStatistics, proposal: torch.Tensor, *, refitted: bool = True
+    model: Model,
+    cached: CachedStatistics,
+    proposal: torch.Tensor,
+    *,
+    refitted: bool = True,
+    corrected: bool = False,
 ) -> Information:
     """Information gain and coverage on held-out simulations.
 
@@ -84,11 +89,13 @@ def information(
         Scaled theta from the distribution that the images' were drawn from.
     refitted
         Whether to use the refitted coefficients and node weights, or the denoiser's own.
+    corrected
+        Whether to use the ratio correction, with the numbers of ``cached``.
 
     Raises
     ------
     TypeError
-        If the model is not separable.
+        If the model is not separable, or has no correction and that is asked for.
     """
     if not isinstance(model.network, Separable) or model.coefficients is None:
         raise TypeError("`model` must be separable to have statistics.")
@@ -96,9 +103,15 @@ def information(
     nodes = nodes.to(cached.G.device)
     weight = width * (model.node_weight if refitted else torch.ones_like(model.node_weight))
     coefficients = model.coefficients if refitted else model.network.coefficients
+    ratio = None
+    if corrected:
+        if model.correction is None or not cached.numbers.shape[1]:
+            raise TypeError("`model` and `cached` must have a ratio correction.")
+        ratio = Corrected(model.correction, cached.numbers)
     gain, rank, effective = information_gain(
-        coefficients, cached.G, cached.b, cached.theta, cached.u, proposal, nodes, weight.to(nodes.device)
-    )
+        coefficients, cached.G, cached.b, cached.theta, cached.u, proposal, nodes, weight.to(nodes.device),
+        corrected=ratio,
+    )  # fmt: skip
 
     def cover(tail: float) -> dict[str, float]:
         inside = ((rank > tail) & (rank < 1 - tail)).float().mean(0)

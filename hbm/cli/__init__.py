@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hbm.cli.compile import compile_images
+from hbm.cli.correct import correct
 from hbm.cli.demo import demo
 from hbm.cli.evaluate import evaluate
 from hbm.cli.filters import filters
@@ -74,6 +75,7 @@ app.add_typer(grid_app, name="grid")
 app.command()(filters)
 app.command()(prior)
 app.command()(train)
+app.command()(correct)
 app.command()(sample)
 app.command()(evaluate)
 app.command(name="compile")(compile_images)

@@ -205,6 +205,10 @@ def fit(
             raise ValueError("Give `--overwrite` or `--resume`, not both.")
         floor = _error_floor(error_floor)
 
+        if cores > 1:  # before anything that wakes JAX up
+            from hbm.devices import use_cpu_cores
+
+            use_cpu_cores(cores)
         from hbm.catalog import read_catalog
         from hbm.results import load_result, result_path
 
@@ -222,10 +226,6 @@ def fit(
             )
         todo = chosen.select([i for i, name in enumerate(chosen.id) if overwrite or name not in there])
 
-        if cores > 1:
-            from hbm.devices import use_cpu_cores
-
-            use_cpu_cores(cores)
         from hbm.config import ModelConfig
         from hbm.counted import fit_settings
         from hbm.fitting import fit as fit_catalog

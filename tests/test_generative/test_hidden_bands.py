@@ -11,7 +11,7 @@ from generative.conditions import Observing, theta_columns
 from generative.data import proposal_columns
 from generative.simulator.render import Simulator
 from generative.stamps import Stamps
-from generative.statistics import information_gain
+from generative.statistics import Corrected, information_gain
 from generative.summaries import unpacked
 
 N = 200
@@ -31,20 +31,33 @@ def test_hiding_bands_widens_the_posterior_without_bias() -> None:
     snr[:, :2] = 0.0
     nodes, weight = model.nodes
     proposal = proposal_columns(2048, "cpu")
-    gains, offsets = [], []
+    gains: dict[bool, list[torch.Tensor]] = {}
     for observed, u in ((whole, s.u), (hidden, Observing(s.u.zred, s.u.fwhm, snr))):
         stamps = Stamps(np.arange(N).astype(str), s.image, s.noise, observed, u)
         found = generative.summarize(model, stamps, target_error=9.0, max_draw=8)
         G, b, conditions = (torch.as_tensor(x) for x in (found.G, found.b, found.u))
         theta = theta_columns(s.theta, s.u.zred)
-        gain, rank, _ = information_gain(
-            model.coefficients, unpacked(G), b, theta, conditions, proposal, nodes, weight
-        )
-        gains.append(gain)
-        # The mean rank of the truth is a half if nothing is biased, 1 / sqrt(12 N) by chance.
-        off = (rank.mean(0) - 0.5).abs() * math.sqrt(12 * N)
-        offsets.append(off)
-    assert float(gains[1].mean()) < float(gains[0].mean()) - 0.1
-    assert float(gains[1].mean()) > 0.2
-    for off in offsets:
-        assert float(off.max()) < 3.5
+        for is_corrected in (False, True):
+            ratio = None
+            if is_corrected:
+                if model.correction is None:
+                    continue
+                ratio = Corrected(model.correction, torch.as_tensor(found.numbers))
+            gain, rank, _ = information_gain(
+                model.coefficients,
+                unpacked(G),
+                b,
+                theta,
+                conditions,
+                proposal,
+                nodes,
+                weight,
+                corrected=ratio,
+            )
+            gains.setdefault(is_corrected, []).append(gain)
+            # The mean rank of the truth is a half if nothing is biased, 1 / sqrt(12 N) by chance.
+            off = (rank.mean(0) - 0.5).abs() * math.sqrt(12 * N)
+            assert float(off.max()) < 3.5, (is_corrected, off)
+    for all_bands, two_bands in gains.values():
+        assert float(two_bands.mean()) < float(all_bands.mean()) - 0.1
+        assert float(two_bands.mean()) > 0.2

@@ -73,6 +73,18 @@ def test_statistics_do_not_depend_on_the_batch(model: Model, stamps: Stamps) -> 
     assert together.n_observed.tolist() == [2 * 256 if i != 1 else 256 for i in range(N)]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_statistics_do_not_depend_on_the_device(model: Model, stamps: Stamps) -> None:
+    args = {"target_error": 1e-6, "max_draw": 8}
+    here = generative.summarize(model, stamps, **args)
+    assert model.coefficients is not None
+    there = model._replace(network=model.network.to("cuda"), coefficients=model.coefficients.to("cuda"))
+    found = generative.summarize(there, stamps, **args)
+    for name in ("G", "b", "square", "error"):
+        one, other = getattr(here, name), getattr(found, name)
+        np.testing.assert_allclose(other, one, rtol=5e-3, atol=5e-3 * np.abs(one).max())  # TF32
+
+
 def test_statistics_are_means_over_the_draws(model: Model, stamps: Stamps) -> None:
     found = generative.summarize(model, stamps, target_error=1e-6, max_draw=8, seed=4)
     assert isinstance(model.network, Separable)

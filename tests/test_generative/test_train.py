@@ -185,8 +185,9 @@ def test_the_refit_reaches_the_exact_likelihood() -> None:
     # -|x - c|^2 / 2 = -(c G c - 2 b c) width + const with these, where c = 4 theta
     G = torch.eye(2).expand(n, 1, 2, 2) / (2 * width)
     cached = CachedStatistics(
-        G, x[:, None] / (2 * width), theta, torch.zeros(n, 0), torch.zeros(n, 1), torch.ones(n)
-    )
+        G, x[:, None] / (2 * width), theta, torch.zeros(n, 0), torch.zeros(n, 1), torch.ones(n),
+        torch.zeros(n, 0),
+    )  # fmt: skip
     torch.manual_seed(1)
     sizes = NetworkConfig(n_band=2, n_pixel=16, n_theta=2, n_u=0, n_basis=2, hidden=16, n_feature=8)
     net = Coefficients(sizes)

@@ -65,7 +65,7 @@ def measured(
         "p_typical": np.full(n, 0.4, np.float32), "u": np.zeros((n, 1), np.float32),
     }  # fmt: skip
     values |= changes
-    data = GalaxyImage(M, v, values["u"], np.full(n, 12.4, np.float32))
+    data = GalaxyImage(M, v, values["u"], np.full(n, 12.4, np.float32), np.zeros((n, 0), np.float32))
     return CompiledImages(values["id"], data, values["error"], values["zred"], values["p_typical"])
 
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import generative
-from generative.checkpoint import Model, save_model
+from generative.checkpoint import Model, load_model, save_model
 from generative.conditions import RANGE, THETA, Observing, draw_theta, theta_columns
+from generative.correction import Correction, CorrectionConfig
 from generative.instrument import SDSS_GRIZ
 from generative.likelihood import direct_log_likelihood
 from generative.network import NetworkConfig, Separable
@@ -109,6 +110,80 @@ def test_the_likelihood_is_the_direct_integral(
     assert scale > 0.3
     difference = (found - found[:, :1]) - (direct - direct[:, :1])
     assert np.abs(difference).max() < 3e-3 * scale + 3e-3
+
+
+@pytest.fixture(scope="module")
+def corrected(
+    model: Model, stamps: Stamps, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Model, Path, Path]:
+    """Model with a ratio correction, its checkpoint and statistics."""
+    torch.manual_seed(5)
+    correction = Correction(CorrectionConfig(4, 16, 6, 13, n_number=7, channels=(8, 8), hidden=16))
+    with torch.no_grad():
+        correction.scale.fill_(0.7)
+        for parameter in correction.psi.parameters():
+            parameter.mul_(4.0)
+    with_it = model._replace(correction=correction.eval().requires_grad_(False))
+    folder = tmp_path_factory.mktemp("corrected")
+    checkpoint, out = folder / "model.safetensors", folder / "stats.h5"
+    save_model(checkpoint, with_it)
+    compile_file(with_it, checkpoint, stamps, out, target_error=1e-9, max_draw=8, seed=3)
+    return with_it, checkpoint, out
+
+
+def test_the_ratio_correction_is_added_and_can_be_left_out(
+    corrected: tuple[Model, Path, Path], files: tuple[Path, Path], stamps: Stamps, theta: torch.Tensor
+) -> None:
+    """JAX on compiled statistics against the torch networks."""
+    model, checkpoint, out = corrected
+    likelihood, plain = (load_image_likelihood(checkpoint, correction=on) for on in (True, False))
+    own = load_image_likelihood(files[0])
+    points = jnp.asarray(theta.numpy())
+
+    def values(of: ImageLikelihood, path: Path) -> np.ndarray:
+        data = jax.tree.map(jnp.asarray, read_compiled_images(path, of).data)
+        return np.asarray(jax.vmap(jax.vmap(of.log_prob, (0, None)))(points, data))
+
+    base = values(own, files[1])
+    np.testing.assert_allclose(values(plain, out), base, rtol=1e-6)
+    compiled = read_compiled_images(out, likelihood)
+    assert compiled.data.s.shape == (N, 8)
+    assert read_compiled_images(out, plain).data.s.shape == (N, 0)
+    assert load_model(checkpoint).correction is not None
+    correction = model.correction
+    assert correction is not None
+    clean = model.preparation.forward(stamps.image, stamps.noise, stamps.observed)
+    columns = theta_columns(theta.reshape(-1, 6), stamps.u.zred.repeat_interleave(M)).view(N, M, 6)
+    u = torch.as_tensor(np.asarray(compiled.data.u))
+    numbers = correction.numbers(clean, u, stamps.observed)
+    ratio = correction.log_ratio(numbers, columns, u).numpy()
+    assert np.ptp(ratio, axis=1).min() > 0.3
+    np.testing.assert_allclose(values(likelihood, out), 0.7 * base + ratio, rtol=1e-4, atol=1e-4)
+    # As R numbers: all directions give everything back, the correction's among them.
+    rng = np.random.default_rng(1)
+    many = jax.tree.map(lambda leaf: np.repeat(leaf, 20, axis=0), compiled.data)
+    many = many._replace(v=many.v + rng.normal(0, 3, many.v.shape), s=many.s + rng.normal(0, 1, many.s.shape))
+    draws = draw_theta(60 * 60, torch.full((3600,), 0.1), torch.Generator().manual_seed(0)).view(60, 60, 6)
+    projection = fit_projection(likelihood, many, draws.numpy(), 15)
+    each = [
+        np.asarray(jax.vmap(jax.vmap(of.log_prob, (0, None)))(jnp.asarray(draws.numpy()), data))
+        for of, data in (
+            (likelihood, jax.tree.map(jnp.asarray, many)),
+            (projection, jax.tree.map(jnp.asarray, projection.project(many))),
+        )
+    ]
+    exact, found = (value - value.mean(axis=1, keepdims=True) for value in each)
+    assert ((found - exact) ** 2).mean() < 1e-3 * ((exact - exact.mean(axis=0)) ** 2).mean()
+
+
+def test_statistics_without_the_numbers_of_the_correction_are_refused(
+    corrected: tuple[Model, Path, Path], files: tuple[Path, Path]
+) -> None:
+    likelihood = load_image_likelihood(corrected[1])
+    with pytest.raises(ImageError, match="`numbers` must have 8 columns for the ratio correction, got 0"):
+        likelihood.fold(*(np.zeros(s) for s in ((1, 4, 15), (1, 4, 5), (1, 13), (1,), (1, 0))))
+    with pytest.raises(ImageError, match="was compiled with another checkpoint"):
+        read_compiled_images(files[1], likelihood)
 
 
 def test_gradients_are_finite_differences(files: tuple[Path, Path], theta: torch.Tensor) -> None:
@@ -225,7 +300,7 @@ def test_projection_to_numbers(files: tuple[Path, Path]) -> None:
     G = np.zeros((n, 4, 15))
     G[:] = rng.uniform(20, 40, (n, 1, 1)) * (np.subtract(*np.triu_indices(5)) == 0)
     zred = np.full(n, 0.1)
-    images = likelihood.fold(G, b, np.zeros((n, 13)), zred)
+    images = likelihood.fold(G, b, np.zeros((n, 13)), zred, np.zeros((n, 0)))
     torch_theta = draw_theta(n * n_draw, torch.full((n * n_draw,), 0.1), torch.Generator().manual_seed(0))
     theta = torch_theta.numpy().reshape(n, n_draw, 6)
     each = jax.vmap(jax.vmap(likelihood.log_prob, (0, None)))
