@@ -30,14 +30,25 @@ from numpyro.infer.util import log_density
 
 from hbm.amplitude import best_amplitude
 from hbm.config import ModelConfig
-from hbm.distributions import NormalReparam, coordinate_distribution
-from hbm.model import GalaxyData, computed_once, galaxy_model, parameters_from_sites
+from hbm.distributions import NormalReparam, coordinate_distribution, normal_of
+from hbm.model import Calibration, GalaxyData, computed_once, galaxy_model, parameters_from_sites
 from hbm.terms import Term
 
 _BEND = 30.0
 """Sharpness, per dex, of the bend at the ends of the range of mass."""
 
 _FLOOR_FREE = 0.05
+
+
+class Evaluation(NamedTuple):
+    """One galaxy's posterior at one point."""
+
+    potential: Float[Array, ""]
+    """Minus log density of the vector, with the Jacobian, up to a constant."""
+    sites: dict[str, Array]
+    """Values of all sites, deterministic ones too."""
+    flux: Float[Array, " band"]
+    """Model flux, maggies, without zero points."""
 
 
 class Posterior(NamedTuple):
@@ -51,16 +62,27 @@ class Posterior(NamedTuple):
     """Length of the vector."""
     sampled: tuple[str, ...]
     """Names of the sampled sites."""
+    evaluate: Callable[[Array, GalaxyData, Calibration | None], Evaluation]
+    """Potential, sites and fluxes at once, under a calibration that is not sampled here (None if it is)."""
+    unconstrain: Callable[[dict[str, Array], GalaxyData], Array]
+    """Vector of sites, the inverse of ``constrain``, to the digits of single precision."""
 
 
-def build_posterior(config: ModelConfig, example: GalaxyData, terms: tuple[Term, ...] = ()) -> Posterior:
-    """Posterior of `hbm.model.galaxy_model` for galaxies shaped like ``example``."""
+def build_posterior(
+    config: ModelConfig, example: GalaxyData, terms: tuple[Term, ...] = (), *, shared: bool = False
+) -> Posterior:
+    """Posterior of `hbm.model.galaxy_model` for galaxies shaped like ``example``.
+
+    With ``shared``, error floor, outliers and zero points are not sampled: ``evaluate`` takes them.
+    """
     shape_model = handlers.reparam(galaxy_model, config=_through_normal)
+    # The coordinates do not depend on the calibration: any value does where only they are traced.
+    kept = {"calibration": Calibration()} if shared else {}
 
     def trace(data: GalaxyData, normals: dict[str, Array]) -> dict[str, Any]:
         fixed = {"logmass": jnp.asarray(data.logmass_guess), **normals}
         seeded = handlers.seed(handlers.substitute(shape_model, data=fixed), jax.random.key(0))
-        sites: dict[str, Any] = handlers.trace(seeded).get_trace(data, config, use_data=False)
+        sites: dict[str, Any] = handlers.trace(seeded).get_trace(data, config, use_data=False, **kept)
         return sites
 
     latent = {
@@ -75,11 +97,10 @@ def build_posterior(config: ModelConfig, example: GalaxyData, terms: tuple[Term,
         sites = trace(data, normals)
         return {name: site["value"] for name, site in sites.items() if not name.endswith("_base")}
 
-    def place(
-        vector: Float[Array, " dim"], data: GalaxyData
-    ) -> tuple[dict[str, Array], Float[Array, ""], Float[Array, ""], Float[Array, " band"], dict[str, Array]]:
-        """Sites at the rough mass, log10 mass, log of B', model flux at that mass, standard normals."""
-        normals = unravel(vector[1:])
+    def at_rough_mass(
+        normals: dict[str, Array], data: GalaxyData
+    ) -> tuple[dict[str, Array], Float[Array, " band"], Float[Array, ""]]:
+        """Sites, model flux, and log10 of the mass that fits best."""
         sites = shape_of(normals, data)
         params = computed_once(parameters_from_sites(sites, config))
         unit = data.model_flux(params, sites.get("zred", jnp.asarray(data.zred)))
@@ -88,35 +109,59 @@ def build_posterior(config: ModelConfig, example: GalaxyData, terms: tuple[Term,
         # Without any flux the mass is the rough one; all bands then, so that gradients stay finite.
         fitted = best_amplitude(unit, data.flux, data.flux_err, use | ~jnp.any(use), floor)
         amplitude = jnp.where(jnp.any(use), fitted, 1.0)
-        guess = sites["logmass"]
-        free = guess + jnp.log10(amplitude) + data.mass_step * vector[0]
-        logmass, log_slope = bent(free, *config.prior.logmass)
-        return sites, logmass, log_slope, unit * 10.0 ** (logmass - guess), normals
+        return sites, unit, sites["logmass"] + jnp.log10(amplitude)
+
+    def place(
+        vector: Float[Array, " dim"], data: GalaxyData
+    ) -> tuple[dict[str, Array], Float[Array, ""], Float[Array, ""], Float[Array, " band"], dict[str, Array]]:
+        """Sites at the rough mass, log10 mass, log of B', model flux at that mass, standard normals."""
+        normals = unravel(vector[1:])
+        sites, unit, best = at_rough_mass(normals, data)
+        logmass, log_slope = bent(best + data.mass_step * vector[0], *config.prior.logmass)
+        return sites, logmass, log_slope, unit * 10.0 ** (logmass - sites["logmass"]), normals
 
     def coordinate_density(sites: dict[str, Array], data: GalaxyData) -> Float[Array, ""]:
         """Log density q of the sampled parameters at the rough mass."""
         prior = handlers.trace(handlers.substitute(galaxy_model, data=sites))
-        traced: dict[str, Any] = prior.get_trace(data, config, use_data=False)
+        traced: dict[str, Any] = prior.get_trace(data, config, use_data=False, **kept)
         total = jnp.zeros(())
         for name in sampled[1:]:
             site = traced[name]
             total = total + jnp.sum(coordinate_distribution(site["fn"]).log_prob(site["value"]))
         return total
 
-    def potential(vector: Float[Array, " dim"], data: GalaxyData) -> Float[Array, ""]:
+    def evaluate(
+        vector: Float[Array, " dim"], data: GalaxyData, calibration: Calibration | None = None
+    ) -> Evaluation:
         sites, logmass, log_slope, flux, normals = place(vector, data)
         moved = sites | {"logmass": logmass}
-        joint, _ = log_density(galaxy_model, (data, config, terms), {"model_flux": flux}, moved)
+        given = {"model_flux": flux, "calibration": calibration}
+        joint, _ = log_density(galaxy_model, (data, config, terms), given, moved)
         reference = coordinate_density(sites, data)
         coordinates = sum(jnp.sum(norm.logpdf(value)) for value in normals.values())
         value = -(joint - reference + coordinates + log_slope)
-        return jnp.where(jnp.isfinite(value), value, jnp.inf)
+        return Evaluation(jnp.where(jnp.isfinite(value), value, jnp.inf), moved, flux)
+
+    def potential(vector: Float[Array, " dim"], data: GalaxyData) -> Float[Array, ""]:
+        return evaluate(vector, data).potential
 
     def constrain(vector: Float[Array, " dim"], data: GalaxyData) -> dict[str, Array]:
         sites, logmass, _, _, _ = place(vector, data)
         return sites | {"logmass": logmass}
 
-    return Posterior(potential, constrain, 1 + int(flat.shape[0]), sampled)
+    def unconstrain(sites: dict[str, Array], data: GalaxyData) -> Float[Array, " dim"]:
+        rough = sites | {"logmass": jnp.asarray(data.logmass_guess)}
+        prior = handlers.trace(handlers.substitute(galaxy_model, data=rough))
+        traced: dict[str, Any] = prior.get_trace(data, config, use_data=False, **kept)
+        normals = {
+            f"{name}_base": normal_of(coordinate_distribution(traced[name]["fn"]), sites[name])
+            for name in sampled[1:]
+        }
+        _, _, best = at_rough_mass(normals, data)
+        offset = (unbent(sites["logmass"], *config.prior.logmass) - best) / data.mass_step
+        return jnp.concatenate([offset[None], ravel_pytree(normals)[0]])
+
+    return Posterior(potential, constrain, 1 + int(flat.shape[0]), sampled, evaluate, unconstrain)
 
 
 def bent(x: Float[Array, ""], low: float, high: float) -> tuple[Float[Array, ""], Float[Array, ""]]:
@@ -143,6 +188,14 @@ def bent(x: Float[Array, ""], low: float, high: float) -> tuple[Float[Array, ""]
     )
     inner = float(np.log(-np.expm1(-_BEND * (high - low))))
     return jnp.clip(value, low, high), jax.nn.log_sigmoid(left) + jax.nn.log_sigmoid(-right) + inner
+
+
+def unbent(value: Float[Array, ""], low: float, high: float) -> Float[Array, ""]:
+    """Inverse of `bent`; a value at an end, where that is infinite, counts as just inside."""
+    value = jnp.clip(value, low + 1e-5, high - 1e-5)
+    left, right = _BEND * (value - low), _BEND * (high - value)
+    # e^(k (x - low)) = (e^left - 1) / (1 - e^-right), written without overflow.
+    return low + (left + jnp.log(-jnp.expm1(-left)) - jnp.log(-jnp.expm1(-right))) / _BEND
 
 
 def _through_normal(site: dict[str, Any]) -> NormalReparam | None:

@@ -261,6 +261,11 @@ def coordinate_distribution(fn: Any) -> Any:
     return fn
 
 
+def normal_of(source: Any, value: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Standard normal that `NormalReparam` makes ``value`` of, by the distribution ``source``."""
+    return _phi_inverse(source.cdf(value))
+
+
 class NormalReparam(Reparam):  # type: ignore[misc]
     """Make a site from a standard normal site ``NAME_base``.
 

@@ -6,7 +6,7 @@ the likelihood of the measured fluxes, and further likelihoods (`hbm.terms`), of
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -28,6 +28,17 @@ from sed.sfh import bin_masses, delayed_tau_logsfr
 
 OUTLIER_SCALE = 10.0
 """Width of the likelihood of a bad band, in units of its error with the model error added."""
+
+
+class Calibration(NamedTuple):
+    """What may be wrong with measured fluxes: of one galaxy, or the same for all galaxies of a survey."""
+
+    error_floor: Float[ArrayLike, ""] = 0.0
+    """Model error as a fraction of the model flux."""
+    outlier_fraction: Float[ArrayLike, ""] = 0.0
+    """Fraction of bad bands."""
+    zero_point: Float[ArrayLike, " band"] | None = None
+    """Offset of each band, mag; None for none."""
 
 
 class GalaxyData(eqx.Module):
@@ -92,6 +103,7 @@ def galaxy_model(
     *,
     use_data: bool = True,
     model_flux: Float[Array, " band"] | None = None,
+    calibration: Calibration | None = None,
 ) -> None:
     """NumPyro model of one galaxy's band fluxes, and of whatever else was measured.
 
@@ -107,32 +119,42 @@ def galaxy_model(
         False leaves the likelihoods out: the prior.
     model_flux : maggies
         Flux of the sampled parameters, if it is known already.
+    calibration
+        Error floor, outliers and zero points that many galaxies share (`hbm.population`); by default what is
+        free of them is sampled for this galaxy.
     """
     zred = jnp.asarray(data.zred)
     if data.zgrid is not None:
         zgrid = jnp.asarray(data.zgrid)
         zred = numpyro.sample("zred", TruncatedNormal(data.zred, data.zred_err, zgrid[0], zgrid[-1]))
     params = sample_parameters(config, data.age_at(zred))
-    floor, outlier_fraction, zero_point = sample_calibration(config, jnp.shape(data.flux)[-1])
+    if calibration is None:
+        calibration = sample_calibration(config, jnp.shape(data.flux)[-1])
     if use_data:
         if model_flux is None:
             model_flux = data.model_flux(params, zred)
-        loglike = photometry_loglike(
-            jnp.asarray(data.flux),
-            jnp.asarray(data.flux_err),
-            model_flux,
-            jnp.asarray(data.observed),
-            error_floor=floor,
-            upper_limit=jnp.asarray(data.upper_limit),
-            outlier_fraction=outlier_fraction,
-            outlier_scale=OUTLIER_SCALE,
-            zero_point=zero_point,
-        )
-        numpyro.factor("photometry", loglike)
+        numpyro.factor("photometry", flux_log_prob(data, model_flux, calibration))
         if terms:
             state = galaxy_state(params, zred, data)
             for term, measured in zip(terms, data.terms, strict=True):
                 numpyro.factor(term.name, term.log_prob(state, measured))
+
+
+def flux_log_prob(
+    data: GalaxyData, model_flux: Float[Array, " band"], calibration: Calibration
+) -> Float[Array, ""]:
+    """Log-likelihood of a galaxy's measured fluxes, nats; ``model_flux`` in maggies."""
+    return photometry_loglike(
+        jnp.asarray(data.flux),
+        jnp.asarray(data.flux_err),
+        model_flux,
+        jnp.asarray(data.observed),
+        error_floor=calibration.error_floor,
+        upper_limit=jnp.asarray(data.upper_limit),
+        outlier_fraction=calibration.outlier_fraction,
+        outlier_scale=OUTLIER_SCALE,
+        zero_point=calibration.zero_point,
+    )
 
 
 def galaxy_state(params: SEDParams, zred: Float[Array, ""], data: GalaxyData) -> GalaxyState:
@@ -158,10 +180,8 @@ def computed_once(params: SEDParams) -> SEDParams:
     return held
 
 
-def sample_calibration(
-    config: ModelConfig, n_band: int
-) -> tuple[Float[ArrayLike, ""], Float[ArrayLike, ""], Float[Array, " band"] | None]:
-    """Error floor, outlier fraction and zero-point offsets (mag): sampled where they are free."""
+def sample_calibration(config: ModelConfig, n_band: int) -> Calibration:
+    """Error floor, outlier fraction and zero points, inside a NumPyro model: sampled where they are free."""
     prior = config.prior
     floor: Float[ArrayLike, ""] = 0.0
     if config.error_floor == "free":
@@ -175,7 +195,7 @@ def sample_calibration(
     if config.zero_point_sigma > 0:
         offsets = dist.Normal(0.0, config.zero_point_sigma).expand([n_band]).to_event(1)
         zero_point = numpyro.sample("zero_point", offsets)
-    return floor, outlier_fraction, zero_point
+    return Calibration(floor, outlier_fraction, zero_point)
 
 
 def parameters_from_sites(sites: dict[str, Array], config: ModelConfig) -> SEDParams:

@@ -10,7 +10,8 @@ where the population is much narrower than the posteriors, which `effective`, `p
 result show.
 """
 
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -21,34 +22,18 @@ from jaxtyping import Array, Float
 from numpyro.infer import MCMC, NUTS, init_to_median
 
 from hbm.convergence import import_arviz
+from hbm.population.chains import Progress
 from hbm.population.draws import PosteriorDraws, interim_log_prob
+from hbm.population.gibbs import GibbsConfig
+from hbm.population.hierarchy import refuse_excluded
+from hbm.population.joint import JointConfig
 from hbm.population.relations import Hyper, Population
+from hbm.population.result import PopulationResult, judged
 from hbm.population.selection import Selection
+from hbm.population.survey import Survey
+from hbm.population.together import fit_together
 
-LARGEST_VARIANCE = 1.0
-"""Of differences in the estimated log-likelihood, above which a result is flagged."""
-
-_WORST_K = 0.7
-
-
-class PopulationResult(NamedTuple):
-    """Posterior of the hyperparameters, and what is wrong with it."""
-
-    idata: Any
-    """ArviZ InferenceData: ``posterior`` with hyperparameters and ``log_detected``."""
-    effective: Float[np.ndarray, " galaxy"]
-    """Effective number of draws of each galaxy, at the median hyperparameters."""
-    pareto_k: Float[np.ndarray, " galaxy"]
-    """Of each galaxy's weights there (Vehtari et al. 2024, arXiv:1507.02646); not to be trusted above 0.7."""
-    variance: float
-    """Monte Carlo variance of log-likelihood differences across the posterior, nats squared: the mean of
-    `monte_carlo_variance` from its draws to its median."""
-    flag: str
-    """``ok``, or what is wrong: ``rhat``, ``ess``, ``divergences``, ``variance``, ``pareto_k``."""
-
-    def draws(self, name: str) -> Float[np.ndarray, " draw"]:
-        """All draws of one hyperparameter."""
-        return np.asarray(self.idata.posterior[name].values).reshape(-1)
+Method = Literal["reweight", "joint", "gibbs"]
 
 
 def galaxy_log_likelihood(
@@ -93,53 +78,95 @@ def monte_carlo_variance(
 
     variance = jnp.sum((normalised(hyper) - normalised(reference)) ** 2)
     if selection is not None:
-        one, two = (selection.weights(population, point) for point in (hyper, reference))
-        variance = variance + len(draws.id) ** 2 * jnp.sum((one - two) ** 2)
+        variance = variance + selection.variance(population, len(draws.id), hyper, reference)
     return variance
 
 
 def fit_population(
-    draws: PosteriorDraws,
+    draws: PosteriorDraws | Survey,
     population: Population,
     *,
+    method: Method = "reweight",
     selection: Selection | None = None,
     n_warmup: int = 500,
     n_draw: int = 500,
     n_chain: int = 4,
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | Progress = False,
+    sampler: JointConfig | GibbsConfig | None = None,
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
 ) -> PopulationResult:
     """Posterior of the hyperparameters of a population.
 
     Parameters
     ----------
     draws
-        Posteriors of single galaxies, `gather_draws`.
+        Posteriors of single galaxies, `gather_draws`; or the galaxies themselves, `gather_survey`, which the
+        methods that sample them too need.
     population
         Relations.
+    method
+        ``reweight``: the galaxies' posteriors are reweighted. ``joint``: NUTS over all galaxies and
+        hyperparameters at once. ``gibbs``: hyperparameters and galaxies in turns.
     selection
         Which galaxies could be measured; None if all.
     n_warmup, n_draw, n_chain
-        Of NUTS.
+        Steps (sweeps) that adapt, draws kept per chain, and chains.
     seed
-        Of its randomness.
+        Of all randomness.
     progress
-        Show a bar.
+        Show a bar; or a function that is told (steps done, steps in all, what is being done).
+    sampler
+        Switches of the method, `JointConfig` or `GibbsConfig`; the defaults otherwise.
+    checkpoint
+        File (.npz) for the state of the chains, written every two minutes. Not for ``reweight``, which is
+        done in minutes.
+    resume
+        Go on from the checkpoint if it is there.
 
     Raises
     ------
     ValueError
-        If the hyperprior excludes a galaxy: none of its draws has any density there.
+        If the hyperprior excludes a galaxy (none of its draws has any density there), a method is given draws
+        where it needs a survey, or the checkpoint is of other settings or data.
+    FileExistsError
+        If the checkpoint exists and ``resume`` is False.
     """
-    middle = _prior_median(population, seed)
-    log_weight = np.asarray(galaxy_log_likelihood(draws, population, middle))
-    lost = ~np.isfinite(log_weight).any(axis=1)
-    if lost.any():
-        names = ", ".join(np.asarray(draws.id)[lost][:5])
+    if method not in ("reweight", "joint", "gibbs"):
+        raise ValueError(f"`method` must be 'reweight', 'joint' or 'gibbs', got {method!r}.")
+    if method == "reweight":
+        if checkpoint is not None or sampler is not None:
+            raise ValueError(
+                "`checkpoint` and `sampler` are for `method` 'joint' and 'gibbs', got 'reweight'."
+            )
+        stored = draws.draws if isinstance(draws, Survey) else draws
+        return _reweight(stored, population, selection, n_warmup, n_draw, n_chain, seed, progress)
+    if not isinstance(draws, Survey):
         raise ValueError(
-            f"`population` must give every galaxy some density, but {int(lost.sum())} have none ({names}): "
-            "their properties are outside of the relations' ranges. Widen these, or leave the galaxies out."
+            f"`draws` must be a survey for method {method!r}, which samples the galaxies anew: give "
+            f"`gather_survey(results)`, got {type(draws).__name__}."
         )
+    return fit_together(
+        draws, population, method=method, selection=selection, n_warmup=n_warmup, n_draw=n_draw,
+        n_chain=n_chain, seed=seed, progress=progress, sampler=sampler,
+        checkpoint=None if checkpoint is None else Path(checkpoint), resume=resume,
+    )  # fmt: skip
+
+
+def _reweight(
+    draws: PosteriorDraws,
+    population: Population,
+    selection: Selection | None,
+    n_warmup: int,
+    n_draw: int,
+    n_chain: int,
+    seed: int,
+    progress: bool | Progress,
+) -> PopulationResult:
+    """Hyperparameters by importance reweighting."""
+    middle = _prior_median(population, seed)
+    refuse_excluded(np.asarray(galaxy_log_likelihood(draws, population, middle)), draws.id)
     kernel: Any = NUTS(
         population_model,
         target_accept_prob=0.85,
@@ -149,54 +176,27 @@ def fit_population(
     )
     mcmc: Any = MCMC(
         kernel, num_warmup=n_warmup, num_samples=n_draw, num_chains=n_chain, chain_method="vectorized",
-        progress_bar=progress,
+        progress_bar=progress is True,
     )  # fmt: skip
+    if callable(progress):
+        progress(0, 1, "reweighting")
     mcmc.run(jax.random.key(seed), draws, population, selection, extra_fields=("diverging",))
     values = {name: np.asarray(value) for name, value in mcmc.get_samples(group_by_chain=True).items()}
     diverging = np.asarray(mcmc.get_extra_fields(group_by_chain=True)["diverging"])
-    az = import_arviz()
-    idata = az.from_dict(posterior=values, sample_stats={"diverging": diverging})
     median = {name: jnp.median(value.reshape(-1, *value.shape[2:]), axis=0) for name, value in values.items()}
     log_weight = np.asarray(galaxy_log_likelihood(draws, population, median), np.float64)
     weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
     effective = weight.sum(axis=1) ** 2 / (weight**2).sum(axis=1)
-    _, k = az.psislw(np.where(np.isfinite(log_weight), log_weight, -1e30))
-    k = np.asarray(k)
+    _, k = import_arviz().psislw(np.where(np.isfinite(log_weight), log_weight, -1e30))
     every = {name: jnp.asarray(value).reshape(-1, *value.shape[2:]) for name, value in values.items()}
     spread = jax.jit(lambda point: monte_carlo_variance(draws, population, selection, point, median))
     total = len(next(iter(every.values())))
     some = np.linspace(0, total - 1, min(total, 50)).astype(int)
     variance = float(np.mean([spread({name: value[i] for name, value in every.items()}) for i in some]))
-    flags = _flags(values, diverging, k, variance)
-    return PopulationResult(idata, effective, k, variance, ",".join(flags) or "ok")
-
-
-def _flags(values: dict[str, np.ndarray], diverging: np.ndarray, k: np.ndarray, variance: float) -> list[str]:
-    hyper = {name: value for name, value in values.items() if name != "log_detected"}
-    flags = []
-    rhat, ess = _worst(hyper)
-    if not rhat < 1.01:
-        flags.append("rhat")
-    if not ess >= 400:
-        flags.append("ess")
-    if diverging.mean() > 0.01:
-        flags.append("divergences")
-    if not variance < LARGEST_VARIANCE:
-        flags.append("variance")
-    if (k > _WORST_K).any():
-        flags.append("pareto_k")
-    return flags
-
-
-def _worst(hyper: dict[str, np.ndarray]) -> tuple[float, float]:
-    """Largest R-hat and smallest bulk ESS."""
-    az = import_arviz()
-    data = az.convert_to_dataset(hyper)
-    rhat, ess = az.rhat(data), az.ess(data)
-    return (
-        max(float(np.max(rhat[name].values)) for name in hyper),
-        min(float(np.min(ess[name].values)) for name in hyper),
-    )
+    return judged(
+        values, {"diverging": diverging}, method="reweight", variance=variance, effective=effective,
+        pareto_k=np.asarray(k),
+    )  # fmt: skip
 
 
 def _prior_median(population: Population, seed: int) -> dict[str, Array]:

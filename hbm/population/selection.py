@@ -44,6 +44,16 @@ class Selection(NamedTuple):
         """What part of P(det | hyperparameters) each draw is."""
         return jax.nn.softmax(self._log_weight(population, hyper))
 
+    def variance(
+        self, population: Population, n_galaxy: int, hyper: Hyper, reference: Hyper
+    ) -> Float[Array, ""]:
+        """Monte Carlo variance of the difference of ``n_galaxy`` times `log_detected` between two points.
+
+        By the delta method (Essick & Farr 2022, arXiv:2204.00461), nats squared.
+        """
+        one, two = (self.weights(population, point) for point in (hyper, reference))
+        return n_galaxy**2 * jnp.sum((one - two) ** 2)
+
     def _log_weight(self, population: Population, hyper: Hyper) -> Float[Array, " draw"]:
         return population.log_prob(self.galaxies, hyper) - self.log_reference + self.log_detection
 

@@ -34,7 +34,7 @@ def result_path(outdir: str | os.PathLike[str], galaxy_id: str) -> Path:
 
 def save_result(result: FitResult, path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     """Write a result to netCDF; FileExistsError if `path` exists and `overwrite` is False."""
-    return _write_atomically(
+    return write_atomically(
         path, lambda temporary: result.idata.to_netcdf(str(temporary)), overwrite=overwrite
     )
 
@@ -86,10 +86,10 @@ def write_table(table: Table, path: str | os.PathLike[str], *, overwrite: bool =
     form = formats.get(Path(path).suffix)
     if form is None:
         raise ValueError(f"`path` must end in {' or '.join(formats)}, got {str(path)!r}.")
-    return _write_atomically(path, lambda temporary: table.write(temporary, format=form), overwrite=overwrite)
+    return write_atomically(path, lambda temporary: table.write(temporary, format=form), overwrite=overwrite)
 
 
-def _write_atomically(
+def write_atomically(
     path: str | os.PathLike[str], write: Callable[[Path], object], *, overwrite: bool
 ) -> Path:
     """Write beside the target under a temporary name, then rename: there is never half a file."""
