@@ -162,7 +162,9 @@ def save_model(path: Path, model: Model) -> None:
     if model.reference is not None:
         tensors |= {f"typical.{name}": value for name, value in model.reference._asdict().items()}
     if model.correction is not None:
-        tensors |= {f"correction.{name}": value for name, value in model.correction.state_dict().items()}
+        for name, value in model.correction.state_dict().items():
+            # The encoder is most of the file; its weights were rounded before anything was fitted.
+            tensors[f"correction.{name}"] = value.half() if name.startswith("encoder.") else value
     save_tensors(path, tensors | {"node_weight": model.node_weight}, {"kind": "model", **header})
 
 

@@ -317,6 +317,7 @@ def fit_correction(
     assert model.coefficients is not None  # noqa: S101
     coefficients, device = model.coefficients, data.theta.device
     net = copy.deepcopy(encoder).to(device).eval()
+    net.encoder.half().float()  # as a checkpoint keeps it
     net.requires_grad_(False)
     net.psi.requires_grad_(True)
     numbers = torch.cat(
