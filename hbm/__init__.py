@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hbm.config import ModelConfig as ModelConfig
     from hbm.convergence import ConvergenceRule as ConvergenceRule
     from hbm.fitting import fit as fit
+    from hbm.galaxy import Galaxy as Galaxy
     from hbm.results import FitResult as FitResult
     from hbm.results import load_result as load_result
     from hbm.results import save_result as save_result
@@ -37,6 +38,7 @@ _HOME = {
     "ModelConfig": "hbm.config",
     "ConvergenceRule": "hbm.convergence",
     "fit": "hbm.fitting",
+    "Galaxy": "hbm.galaxy",
     "FitResult": "hbm.results",
     "load_result": "hbm.results",
     "save_result": "hbm.results",

@@ -1,6 +1,7 @@
 """Catalogues of galaxies with photometry: read from tables, checked, converted to maggies."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,6 +16,8 @@ from hbm.validate import RowProblems, check_ids, flux_scale_problems, read_band,
 
 if TYPE_CHECKING:
     from hbm.catalog_images import CatalogImages
+    from hbm.galaxy import Galaxy
+    from hbm.image import ImageLikelihood
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +92,15 @@ class Catalog:
             id=tuple(self.id[row] for row in rows),
             **{name: getattr(self, name)[rows] for name in arrays},
         )
+
+    @staticmethod
+    def from_galaxies(
+        galaxies: "Sequence[Galaxy]", image_model: "ImageLikelihood | str | Path | None" = None
+    ) -> "Catalog":
+        """Catalogue of `hbm.Galaxy` objects; see `hbm.galaxy_catalog.catalog_of`."""
+        from hbm.galaxy_catalog import catalog_of
+
+        return catalog_of(galaxies, image_model)
 
     def to_table(self) -> Table:
         """Table of `id`, `zred`, `zred_err` and, for each filter, flux, ``_err`` and ``_limit``.

@@ -18,6 +18,8 @@ from hbm.config import ModelConfig
 from hbm.convergence import Convergence, ConvergenceRule, diagnose_batch
 from hbm.counted import settings_of, what_counts
 from hbm.galaxies import DataBuilder, stack_galaxies
+from hbm.galaxy import Galaxy
+from hbm.image import ImageLikelihood
 from hbm.model import GalaxyData
 from hbm.programs import Programs, programs
 from hbm.queue import Kind, Queue, default_batch_size, leg_width
@@ -35,7 +37,7 @@ _RHAT_APART = 1.1
 
 
 def fit(
-    catalog: Catalog,
+    catalog: Catalog | Galaxy | Sequence[Galaxy],
     *,
     config: ModelConfig | None = None,
     sampler: SamplerConfig | None = None,
@@ -50,8 +52,9 @@ def fit(
     max_rerun: int = 3,
     use: Sequence[str] | None = None,
     terms: Sequence[Term] = (),
+    image_model: ImageLikelihood | str | Path | None = None,
 ) -> list[FitResult]:
-    """Posterior of every galaxy of a catalogue.
+    """Posterior of one galaxy, several, or every galaxy of a catalogue.
 
     Galaxies are sampled side by side, always as many, so that one compiled program serves all. Convergence is
     judged for each. Chains that have drawn too little go on for as long again; those that found different
@@ -61,7 +64,7 @@ def fit(
     Parameters
     ----------
     catalog
-        Fluxes and redshifts, from `hbm.read_catalog`.
+        Fluxes and redshifts, from `hbm.read_catalog`; or `hbm.Galaxy` objects.
     config
         What is fitted; ``ModelConfig()`` by default.
     sampler
@@ -93,6 +96,8 @@ def fit(
         (`hbm.catalog_images.image_config`), so that posteriors from different data compare.
     terms
         Likelihoods of your own (`hbm.terms.Term`).
+    image_model
+        Of the images of `hbm.Galaxy` objects, as for `hbm.Catalog.from_galaxies`; a catalogue knows its own.
 
     Returns
     -------
@@ -117,6 +122,13 @@ def fit(
     batch_size = default_batch_size() if batch_size is None else batch_size
     if batch_size < 1:
         raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    if not isinstance(catalog, Catalog):
+        galaxies = [catalog] if isinstance(catalog, Galaxy) else catalog
+        catalog = Catalog.from_galaxies(galaxies, image_model)
+    elif image_model is not None:
+        raise ValueError(
+            "`image_model` is for `hbm.Galaxy` objects; give a catalogue's to `hbm.with_images`."
+        )
     if len(catalog) == 0:
         raise ValueError("`catalog` is empty: there is nothing to fit.")
     catalog, config, every = what_counts(catalog, config, use, tuple(terms))
