@@ -156,12 +156,12 @@ class PhotometryCompiler:
         basis = np.concatenate([basis, self._energy_rule[1]])
         lit = np.flatnonzero(np.any(basis != 0, axis=0))
         used = slice(lit[0], lit[-1] + 1)
-        by_age = self._flux[:, :, used] @ basis[:, used].T  # met, age, out
+        light = np.matmul(parts.weight, self._flux[:, :, used])  # met, comp, wave: far fewer than ages
         mstar = np.full(self.grid.flux.shape[:2], np.nan) if self.grid.mstar is None else self.grid.mstar
         return CompiledPhotometry(
             zred=self._cast(zred),
             logzsol=self._cast(self.grid.logzsol),
-            stars=self._cast(np.matmul(parts.weight, by_age)),
+            stars=self._cast(light @ basis[:, used].T),
             curve=self._cast_tree(self.curve.at(nodes)),
             mstar=self._cast(mstar @ parts.weight.T),
             comp_young=self._cast(parts.young),
