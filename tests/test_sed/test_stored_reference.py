@@ -26,8 +26,11 @@ HISTORY = {"binned": BinnedSFH, "delayed_tau": DelayedTauSFH}
 SFH_NAMES = ("logmass", "logssfr", "logsfr_ratio_recent", "logsfr_ratios", "tage", "tau")
 
 
+madau_jit = jax.jit(igm_transmission_madau)
+
+
 def madau(wave: np.ndarray, zred: float) -> np.ndarray:
-    return np.asarray(igm_transmission_madau(wave, zred))
+    return np.asarray(madau_jit(wave, zred))
 
 
 def galaxy(columns: dict[str, np.ndarray], kind: str, index: int) -> SEDParams:
