@@ -15,7 +15,7 @@ from hbm.sampler import NutsSampler, SamplerConfig
 from sed.parameters import BinnedSFH, SEDParams
 
 FILTERS = ("sdss_u0", "sdss_g0", "sdss_r0", "sdss_i0", "sdss_z0", "twomass_J", "twomass_Ks")
-CONFIG = ModelConfig(n_node=4, n_old=3, dust_emission=False)
+CONFIG = ModelConfig(n_node=2, n_old=3, nebular=False, dust_emission=False)
 SHORT = SamplerConfig(n_warmup=50, n_draw=50, n_chain=2, n_point=1000)
 TRUTH = {"logmass": (10.3, 9.6), "logssfr": (-9.6, -9.0), "dust2": (0.5, 0.2)}
 
