@@ -16,6 +16,7 @@ from hbm.cli.filters import filters
 from hbm.cli.fit import fit
 from hbm.cli.grid import grid_app
 from hbm.cli.plot import plot
+from hbm.cli.population import population
 from hbm.cli.prior import prior
 from hbm.cli.sample import sample
 from hbm.cli.train import train
@@ -63,6 +64,10 @@ def main(
 
     `hbm compile stamps.h5 --model sdss-griz --out stamps.stats.h5`
 
+    Many galaxies tell of their population:
+
+    `hbm population --example mock`
+
     Each command explains itself: `hbm fit --help`.
     """
     del version
@@ -74,6 +79,7 @@ app.command()(plot)
 app.add_typer(grid_app, name="grid")
 app.command()(filters)
 app.command()(prior)
+app.command()(population)
 app.command()(train)
 app.command()(correct)
 app.command()(sample)
