@@ -56,7 +56,9 @@ def fit_together(
         "population": [_described(relation) for relation in population.relations],
         "precision": str(jnp.result_type(float)),
     }  # fmt: skip
-    identity = fingerprint(settings, (hierarchy.arrays, survey.start))
+    # Without the reference, which is another one for another seed.
+    given = hierarchy.arrays._replace(reference=jnp.zeros(0))
+    identity = fingerprint(settings, (given, survey.start))
     schedule = Schedule(n_warmup, n_draw, checkpoint=checkpoint, resume=resume)
     with _reporter(progress) as report:
         kept = run_chains(kernel.step, state, hierarchy.arrays, schedule, identity, report, method)
