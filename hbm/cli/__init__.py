@@ -15,6 +15,7 @@ from hbm.cli.evaluate import evaluate
 from hbm.cli.filters import filters
 from hbm.cli.fit import fit
 from hbm.cli.grid import grid_app
+from hbm.cli.image import image
 from hbm.cli.plot import plot
 from hbm.cli.population import population
 from hbm.cli.prior import prior
@@ -80,6 +81,7 @@ app.add_typer(grid_app, name="grid")
 app.command()(filters)
 app.command()(prior)
 app.command()(population)
+app.command()(image)
 app.command()(train)
 app.command()(correct)
 app.command()(sample)

@@ -1,0 +1,291 @@
+"""What ``hbm image`` does: files of one galaxy, or of many, to stamps on disk."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from generative.ingest import IngestError
+from generative.ingest.exposure import Exposure
+from generative.ingest.psf import profile_beta
+from generative.ingest.readers import read_exposures, read_record
+from generative.ingest.stamp import IngestOptions, Stamp, make_stamp, plain_band
+from generative.ingest.units import SURVEYS, Survey
+from generative.instrument import Instrument
+
+Progress = Callable[[int, int, str], None]
+
+
+class Galaxy(NamedTuple):
+    """A galaxy to make a stamp of."""
+
+    id: str
+    zred: float
+    ra: float | None
+    dec: float | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """How files are read."""
+
+    survey: str | None = None
+    zero_point: float | None = None
+    fwhm: Mapping[str, float] | None = None
+    """arcsec by band; ``""`` for all bands."""
+    stars: bool = False
+    """Measure widths from stars where they are not given."""
+    psf: Mapping[str, Path] | None = None
+    """Images of point sources by band; ``""`` for all bands."""
+    pixel_scale: float | None = None
+
+
+class Ingested(NamedTuple):
+    """Result of `ingest_many`."""
+
+    stamps: list[Stamp]
+    rejected: dict[str, str]
+    """Galaxies without a stamp, and why."""
+
+
+def model_instrument(name: str) -> Instrument:
+    """Instrument of a name, of a shipped model or of a model's file; torch is loaded for the latter alone.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    from generative.instrument import INSTRUMENTS
+
+    if name in INSTRUMENTS:
+        return INSTRUMENTS[name]
+    from generative.release import load
+
+    found = load(name, "cpu").instrument
+    if found is None:
+        raise ValueError(f"`model` {name!r} is of pictures: it has no instrument. Use --pictures.")
+    return found
+
+
+def read_galaxies(path: Path) -> list[Galaxy]:
+    """Galaxies of a table with the columns ``id``, ``zred`` (or ``z``, ``Z``), ``ra`` and ``dec`` (degrees).
+
+    Raises
+    ------
+    FileNotFoundError, IngestError
+        If there is no such file, a column is missing, or identifiers repeat.
+    """
+    from astropy.table import Table
+
+    if not path.is_file():
+        raise FileNotFoundError(f"`catalog` names no file: {path}.")
+    table = Table.read(path)
+    names = {name.lower(): name for name in table.colnames}
+    redshift = next((names[n] for n in ("zred", "z", "redshift") if n in names), None)
+    missing = [n for n in ("id", "ra", "dec") if n not in names] + ([] if redshift else ["zred"])
+    if missing:
+        raise IngestError(
+            f"{path} must have the columns id, ra, dec and zred, but lacks {', '.join(missing)}; it has "
+            f"{', '.join(table.colnames)}."
+        )
+    galaxies = [
+        Galaxy(str(row[names["id"]]), float(row[redshift]), float(row[names["ra"]]), float(row[names["dec"]]))
+        for row in table
+    ]
+    ids = [galaxy.id for galaxy in galaxies]
+    if len(set(ids)) != len(ids):
+        raise IngestError(f"{path}: identifiers must differ, but some repeat.")
+    return galaxies
+
+
+def files_of(
+    patterns: Sequence[str], galaxy: Galaxy, instrument: Instrument
+) -> list[tuple[Path, str | None]]:
+    """Files of a galaxy and their bands, from names with ``{id}`` and ``{band}``.
+
+    ``{band}`` stands for each of the instrument's bands (its short name) for which there is a file.
+
+    Raises
+    ------
+    FileNotFoundError
+        If no file is there.
+    """
+    found: list[tuple[Path, str | None]] = []
+    tried = []
+    for pattern in patterns:
+        named = pattern.replace("{id}", galaxy.id)
+        if "{band}" not in named:
+            found.append((Path(named), None))
+            continue
+        for band in instrument.bands:
+            path = Path(named.replace("{band}", plain_band(band)))
+            tried.append(str(path))
+            if path.is_file():
+                found.append((path, plain_band(band)))
+    if not found:
+        raise FileNotFoundError(
+            f"`images` must name files of {galaxy.id}: none of {', '.join(tried[:5])} is there."
+        )
+    return found
+
+
+def read_all(
+    files: Sequence[tuple[Path, str | None]], source: Source, instrument: Instrument
+) -> list[Exposure]:
+    """Exposures of a galaxy's files, with the widths of their point sources.
+
+    Raises
+    ------
+    FileNotFoundError, IngestError
+        As `read_exposures`; if stars do not tell the width.
+    """
+    import dataclasses
+
+    from generative.ingest.stars import measured_fwhm
+
+    if source.survey is not None and source.survey not in SURVEYS:
+        raise IngestError(f"`survey` must be one of {', '.join(SURVEYS)}, got {source.survey!r}.")
+    survey: Survey | None = source.survey
+    exposures: list[Exposure] = []
+    wanted = {plain_band(band) for band in instrument.bands}
+    for path, band in files:
+        read = read_exposures(
+            path, survey=survey, band=band, zero_point=source.zero_point, pixel_scale=source.pixel_scale
+        )
+        exposures += [e for e in read if plain_band(e.band) in wanted or len(read) == 1]
+    done = []
+    for exposure in exposures:
+        letter = plain_band(exposure.band)
+        psf = _by_band(source.psf, letter)
+        fwhm = _by_band(source.fwhm, letter)
+        if psf is not None:
+            from generative.ingest.readers import read_psf
+
+            exposure = dataclasses.replace(exposure, psf=read_psf(psf))  # noqa: PLW2901
+        elif fwhm is not None:
+            exposure = dataclasses.replace(exposure, fwhm=float(fwhm))  # noqa: PLW2901
+        elif source.stars:
+            width = measured_fwhm(exposure, beta=profile_beta(instrument))
+            exposure = dataclasses.replace(exposure, fwhm=width)  # noqa: PLW2901
+        done.append(exposure)
+    return done
+
+
+def _by_band(values: Mapping[str, Any] | None, band: str) -> Any:
+    return None if not values else values.get(band, values.get(""))
+
+
+def ingest_many(
+    patterns: Sequence[str],
+    galaxies: Sequence[Galaxy],
+    instrument: Instrument,
+    *,
+    source: Source,
+    options: IngestOptions | None = None,
+    seed: int = 0,
+    on_bad: str = "skip",
+    progress: Progress | None = None,
+    each: Callable[[Stamp], None] | None = None,
+) -> Ingested:
+    """Stamps of many galaxies.
+
+    Parameters
+    ----------
+    patterns
+        Names of files with ``{id}`` and ``{band}``, or of the files of a single galaxy.
+    galaxies
+        What to make stamps of.
+    instrument
+        Of the image model.
+    source
+        How files are read.
+    options
+        Of `make_stamp`.
+    seed
+        Of added noise.
+    on_bad
+        ``"skip"`` goes on after an image that cannot be used, ``"raise"`` does not.
+    progress
+        Told how many are done.
+    each
+        Called with each stamp; what it is of is then freed of the pictures of its steps.
+
+    Raises
+    ------
+    FileNotFoundError, IngestError
+        With ``on_bad="raise"``, of the first image that cannot be used.
+    """
+    import dataclasses
+
+    stamps: list[Stamp] = []
+    rejected: dict[str, str] = {}
+    for i, galaxy in enumerate(galaxies):
+        try:
+            files = files_of(patterns, galaxy, instrument)
+            exposures = read_all(files, source, instrument)
+            stamp = make_stamp(
+                exposures, instrument, zred=galaxy.zred, ra=galaxy.ra, dec=galaxy.dec, name=galaxy.id,
+                options=options, seed=seed,
+            )  # fmt: skip
+        except (IngestError, FileNotFoundError) as error:
+            if on_bad == "raise":
+                raise
+            rejected[galaxy.id] = str(error)
+        else:
+            if each is not None:
+                each(stamp)
+            stamps.append(dataclasses.replace(stamp, steps=()))
+        if progress is not None:
+            progress(i + 1, len(galaxies), galaxy.id)
+    return Ingested(stamps, rejected)
+
+
+def ingest_records(
+    path: Path,
+    instrument: Instrument,
+    *,
+    options: IngestOptions | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    each: Callable[[Stamp], None] | None = None,
+) -> Ingested:
+    """Stamps of all galaxies of a Multimodal Universe file, which must have redshifts and names.
+
+    Raises
+    ------
+    FileNotFoundError, IngestError
+        If the file is not there or has no redshifts.
+    """
+    import dataclasses
+
+    import h5py
+
+    if not path.is_file():
+        raise FileNotFoundError(f"`images` names no file: {path}.")
+    with h5py.File(path, "r") as file:
+        redshift = next((name for name in ("zred", "Z", "z") if name in file), None)
+        if redshift is None:
+            raise IngestError(f"{path} has no redshift: `zred`, `Z` or `z`.")
+        zred = np.asarray(file[redshift], float)
+        raw = file["object_id"][()] if "object_id" in file else np.arange(len(zred))
+    names = [name.decode() if isinstance(name, bytes) else str(name) for name in raw]
+    stamps: list[Stamp] = []
+    rejected: dict[str, str] = {}
+    for row, name in enumerate(names):
+        try:
+            exposures = read_record(path, row)
+            stamp = make_stamp(
+                exposures, instrument, zred=float(zred[row]), name=name, options=options, seed=seed
+            )
+        except IngestError as error:
+            rejected[name] = str(error)
+        else:
+            if each is not None:
+                each(stamp)
+            stamps.append(dataclasses.replace(stamp, steps=()))
+        if progress is not None:
+            progress(row + 1, len(names), name)
+    return Ingested(stamps, rejected)
