@@ -11,6 +11,7 @@ import typer
 from hbm.cli.compile import compile_images
 from hbm.cli.correct import correct
 from hbm.cli.demo import demo
+from hbm.cli.download import download
 from hbm.cli.evaluate import evaluate
 from hbm.cli.filters import filters
 from hbm.cli.fit import fit
@@ -81,6 +82,7 @@ app.add_typer(grid_app, name="grid")
 app.command()(filters)
 app.command()(prior)
 app.command()(population)
+app.command()(download)
 app.command()(image)
 app.command()(train)
 app.command()(correct)
