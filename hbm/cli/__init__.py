@@ -10,6 +10,7 @@ import typer
 
 from hbm.cli.compile import compile_images
 from hbm.cli.correct import correct
+from hbm.cli.dataset import dataset
 from hbm.cli.demo import demo
 from hbm.cli.download import download
 from hbm.cli.evaluate import evaluate
@@ -84,6 +85,7 @@ app.command()(prior)
 app.command()(population)
 app.command()(download)
 app.command()(image)
+app.command()(dataset)
 app.command()(train)
 app.command()(correct)
 app.command()(sample)
