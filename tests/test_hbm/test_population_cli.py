@@ -168,6 +168,7 @@ def test_settings_of_all_tables(tmp_path: Path) -> None:
     assert np.median(zred) > 0.155  # there is more volume far away
 
 
+@pytest.mark.slow
 def test_a_magnitude_limit_is_that_of_the_model(grid: Any) -> None:
     """At fixed redshift, against fluxes and the limit written out; the probability is over the histories."""
     config = ModelConfig(n_node=3, n_old=3)

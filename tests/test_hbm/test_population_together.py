@@ -1,5 +1,6 @@
 """Joint NUTS and Gibbs: against a known marginal likelihood, a density by hand, and themselves resumed."""
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -81,6 +82,7 @@ def offset() -> dict[str, Any]:
     return {"zero_point": numpyro.sample("zero_point", dist.Normal(0.0, 0.2))}
 
 
+@functools.cache
 def line_survey(n: int, seed: int, *, shared: bool = False) -> tuple[Survey, Any]:
     """Galaxies on the line of `TRUTH`, with exact draws from their posteriors under the interim prior."""
     rng = np.random.default_rng(seed)
@@ -134,7 +136,9 @@ def moments_of(result: Any) -> tuple[np.ndarray, np.ndarray]:
     return values.mean(1), values.std(1)
 
 
-@pytest.mark.parametrize("method", [pytest.param("reweight", marks=pytest.mark.slow), "joint", "gibbs"])
+@pytest.mark.parametrize(
+    "method", [*(pytest.param(m, marks=pytest.mark.slow) for m in ("reweight", "joint")), "gibbs"]
+)
 def test_methods_find_the_marginal_likelihood(method: Any) -> None:
     survey, (measured, error) = line_survey(25, 1)
     lengths = {"reweight": (300, 500), "joint": (400, 800), "gibbs": (300, 1500)}[method]
@@ -296,7 +300,7 @@ def test_checkpoints_of_other_runs_are_refused(tmp_path: Path) -> None:
     assert one["data"] != two["data"]
 
 
-@pytest.mark.parametrize("sampler", [JointSampler, GibbsSampler])
+@pytest.mark.parametrize("sampler", [pytest.param(JointSampler, marks=pytest.mark.slow), GibbsSampler])
 def test_states_survive_a_file(sampler: Any, tmp_path: Path) -> None:
     """All leaves of a kernel's state, with its random keys, come back as they were."""
     hierarchy = Hierarchy(line_survey(3, 5)[0], Population((Line(),)))
