@@ -106,7 +106,8 @@ def files_of(
 ) -> list[tuple[Path, str | None]]:
     """Files of a galaxy and their bands, from names with ``{id}`` and ``{band}``.
 
-    ``{band}`` stands for each of the instrument's bands (its short name) for which there is a file.
+    ``{band}`` stands for each of the instrument's bands (its short name) for which there is a file. A name
+    may begin with its band, as in ``g=image.fits``; for an instrument of one band it need not.
 
     Raises
     ------
@@ -118,7 +119,10 @@ def files_of(
     for pattern in patterns:
         named = pattern.replace("{id}", galaxy.id)
         if "{band}" not in named:
-            found.append((Path(named), None))
+            start, _, rest = named.partition("=")
+            has_band = bool(rest) and start.replace("-", "").replace("_", "").isalnum()
+            only = plain_band(instrument.bands[0]) if instrument.n_band == 1 else None
+            found.append((Path(rest), start) if has_band else (Path(named), only))
             continue
         for band in instrument.bands:
             path = Path(named.replace("{band}", plain_band(band)))

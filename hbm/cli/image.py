@@ -12,7 +12,9 @@ from hbm.cli.console import plain_errors, progress_bar, stdout
 def image(
     images: Annotated[
         list[str],
-        typer.Argument(help="FITS files of a galaxy; names with {id} and {band} for many; or one HDF5 file."),
+        typer.Argument(
+            help="FITS files (g=a.fits if headers lack the band); names with {id}, {band}; or HDF5."
+        ),
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="HDF5 file of stamps to write.")],
     model: Annotated[

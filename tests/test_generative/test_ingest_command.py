@@ -65,6 +65,20 @@ def test_one_galaxy_needs_a_redshift_and_a_width(cutouts: Path) -> None:
     assert not (cutouts / "one.h5").exists()
 
 
+def test_bands_are_told_with_the_files(cutouts: Path) -> None:
+    for band in "griz":
+        with fits.open(cutouts / f"a_{band}.fits", mode="update") as hdus:
+            hdus[0].header.remove("BAND", ignore_missing=True)
+    files = [f"{band}={cutouts / f'a_{band}.fits'}" for band in "griz"]
+    args = ["image", *files, "--out", str(cutouts / "one.h5"), "--zred", "0.1", "--fwhm", "1.4"]
+    bare = CliRunner().invoke(app, [args[0], str(cutouts / "a_r.fits"), *args[5:]])
+    assert "`band` must be given" in bare.output
+    done = CliRunner().invoke(app, args)
+    assert done.exit_code == 0, done.output
+    with h5py.File(cutouts / "one.h5") as file:
+        assert file["flux"][0] == pytest.approx([15.0, 40.0, 55.0, 70.0], rel=0.08)
+
+
 def test_a_file_of_the_multimodal_universe(tmp_path: Path) -> None:
     rng = np.random.default_rng(1)
     path, n = tmp_path / "mmu.h5", 120
