@@ -1,10 +1,11 @@
-"""The galaxy of ``hbm demo``: a real one, with published fluxes, redshift, mass and star formation rate."""
+"""The galaxies of ``hbm demo``: a simulated one with an image, and a real one with published properties."""
 
 from importlib import resources
 from typing import NamedTuple
 
 import numpy as np
 from astropy.table import Table
+from jaxtyping import Float
 
 from hbm.catalog import Catalog
 
@@ -29,7 +30,7 @@ class DemoGalaxy(NamedTuple):
 
 
 def load_demo() -> DemoGalaxy:
-    """Read the galaxy of ``hbm demo``, which comes with the package.
+    """Read the galaxy of ``hbm demo --real``, which comes with the package.
 
     Its table has a row for each band: filter, flux and error in maggies.
 
@@ -61,4 +62,54 @@ def load_demo() -> DemoGalaxy:
         sfr_uvir=float(meta["sfr_uvir"]),
         notes=tuple(meta["notes"]),
         references=tuple(meta["references"]),
+    )
+
+
+class JointDemo(NamedTuple):
+    """A simulated galaxy with photometry and an image of the same properties."""
+
+    catalog: Catalog
+    """Two rows of the same photometry: ``photometry`` alone, and ``both`` with the image."""
+    truth: dict[str, float]
+    """Properties that both were made with."""
+    picture: Float[np.ndarray, "height width 3"]
+    """The image in colours, on the scale (0, 1)."""
+    note: str
+    """How the galaxy was made and chosen."""
+
+
+def load_joint_demo() -> JointDemo:
+    """Read the simulated galaxy of ``hbm demo``, which comes with the package.
+
+    Its file is one of image statistics (`generative.summaries`) with the photometry, the picture and the
+    truth added, by ``python -m benchmarks.demo_galaxy``.
+    """
+    import h5py
+
+    from hbm.catalog_images import with_images
+    from hbm.image import load_image_likelihood, model_of, read_compiled_images
+
+    with resources.as_file(resources.files("hbm") / "data" / "demo_joint.h5") as path:
+        likelihood = load_image_likelihood(model_of(path))
+        images = read_compiled_images(path, likelihood)
+        with h5py.File(path) as file:
+            demo = file["demo"]
+            flux, error = (np.asarray(demo[name], np.float64) for name in ("flux", "flux_err"))
+            filters = tuple(name.decode() for name in demo["filter"])
+            truth = {str(name): float(value) for name, value in demo["truth"].attrs.items()}
+            picture, note = np.asarray(demo["picture"], np.float64) / 255, str(demo.attrs["note"])
+    shape = (2, len(filters))
+    catalog = Catalog(
+        id=("photometry", "both"),
+        zred=np.full(2, float(images.zred[0])),
+        zred_err=np.zeros(2),
+        flux=np.broadcast_to(flux, shape).copy(),
+        flux_err=np.broadcast_to(error, shape).copy(),
+        observed=np.ones(shape, bool),
+        upper_limit=np.zeros(shape, bool),
+        filter_names=filters,
+        meta={"path": "hbm/data/demo_joint.h5", "columns": "demo", "unit": "maggies"},
+    )
+    return JointDemo(
+        with_images(catalog, images._replace(id=np.asarray(["both"])), likelihood), truth, picture, note
     )

@@ -1,4 +1,4 @@
-"""``hbm demo``: a first fit, of a real galaxy."""
+"""``hbm demo``: a first fit, of a simulated galaxy with an image, or of a real one."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from hbm.cli.console import plain_errors, progress_bar, stderr, stdout
+from hbm.cli.demo_joint import joint_demo
 from hbm.cli.figures import save_figures
 
 if TYPE_CHECKING:
@@ -45,17 +46,21 @@ def demo(
         Path, typer.Option("--out", "-o", "--outdir", help="Folder for the result and its figures.")
     ] = Path("hbm_demo"),
     quick: Annotated[bool, typer.Option("--quick", help="Short chains: a first look, not a result.")] = False,
+    real: Annotated[
+        bool, typer.Option("--real", help="The real galaxy, which has photometry alone.")
+    ] = False,
 ) -> None:
-    """Fit one real galaxy and explain the result.
+    """Fit one galaxy and explain the result.
 
-    A star-forming galaxy of the 3D-HST survey at a spectroscopic redshift of 0.74, with published fluxes
-    in 33 bands from the ultraviolet to 8 µm. What it writes is replaced by the next demo in that folder.
+    A simulated galaxy, by its five fluxes alone and together with its image: what does the image add?
+    With --real a star-forming galaxy of the 3D-HST survey at a spectroscopic redshift of 0.74, with published
+    fluxes in 33 bands from the ultraviolet to 8 µm. The next demo in that folder replaces what it writes.
 
     **Examples**
 
     `hbm demo`
 
-    `hbm demo --quick --out /tmp/demo`
+    `hbm demo --real --quick --out /tmp/demo`
     """
     with plain_errors():
         from hbm.demo import load_demo
@@ -63,6 +68,11 @@ def demo(
         from hbm.results import result_path, write_table
         from hbm.sampler import SamplerConfig
 
+        lengths = QUICK if quick else FULL
+        sampler = SamplerConfig(n_chain=lengths.chains, n_warmup=lengths.warmup, n_draw=lengths.draws)
+        if not real:
+            joint_demo(outdir, sampler, max_rerun=0 if quick else 3)
+            return
         galaxy = load_demo()
         name = galaxy.catalog.id[0]
         console = stdout()
@@ -70,11 +80,10 @@ def demo(
             f"[bold]{escape(name)}[/], z = {galaxy.catalog.zred[0]:g}, {galaxy.catalog.flux.shape[1]} bands. "
             "Photometry: 3D-HST (Skelton et al. 2014; Momcheva et al. 2016)."
         )
-        lengths = QUICK if quick else FULL
         with progress_bar(f"fitting {name}") as progress:
             result = fit(
                 galaxy.catalog,
-                sampler=SamplerConfig(n_chain=lengths.chains, n_warmup=lengths.warmup, n_draw=lengths.draws),
+                sampler=sampler,
                 outdir=outdir,
                 overwrite=True,
                 progress=progress,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -22,6 +23,7 @@ def plot_comparison(
     results: Mapping[str, FitResult],
     params: Sequence[str] = PROPERTIES,
     truths: Mapping[str, float] | None = None,
+    picture: Float[np.ndarray, "height width 3"] | None = None,
 ) -> Figure:
     """Corner plot of several posteriors of one galaxy.
 
@@ -34,6 +36,8 @@ def plot_comparison(
         Variables or components that all of them have.
     truths
         Known true values by name.
+    picture
+        The galaxy in colours on the scale (0, 1), drawn in the empty corner.
 
     Returns
     -------
@@ -105,6 +109,11 @@ def plot_comparison(
             handles.append(Line2D([], [], color=TRUTH))
             titles.append("truth")
         figure.legend(handles, titles, loc="upper right", bbox_to_anchor=(0.96, 0.96), fontsize=16)
+        if picture is not None and n > 2:
+            side = (n // 2) / n * 0.5
+            axis = figure.add_axes((0.96 - side, 0.82 - side, side, side))
+            axis.imshow(picture, origin="lower", interpolation="nearest")
+            axis.set_axis_off()
         text = heading(list(results.values())[-1], ", ")
         figure.text(0.96, 0.98, text, ha="right", va="bottom", fontsize=15, color=INK)
     return figure

@@ -56,7 +56,7 @@ draws = 4000
 """
 
 
-def write_example(folder: Path, *, n: int = 80, seed: int = 2) -> Path:
+def write_example(folder: Path, *, n: int = 80, seed: int = 0) -> Path:
     """Write a mock survey's fits of single galaxies, and the file for ``hbm population``.
 
     Properties are measured directly, with normal errors: the posteriors under the interim prior are drawn

@@ -130,6 +130,12 @@ class FitResult:
         flux = np.asarray(self.idata["posterior_predictive"]["flux"].values, dtype=np.float64)
         return flux.reshape(-1, flux.shape[-1])
 
+    def renamed(self, galaxy_id: str) -> "FitResult":
+        """The same under another identifier: one galaxy may be fitted twice, as two rows of a catalogue."""
+        idata = self.idata.copy()
+        idata.attrs = {**self.idata.attrs, "galaxy_id": json.dumps(galaxy_id)}
+        return FitResult(idata)
+
     def _attr(self, name: str) -> Any:
         return json.loads(self.idata.attrs[name])
 

@@ -18,7 +18,7 @@ from hbm.cli.demo import FULL
 from hbm.cli.grid import FSPS_IMF_TYPE
 from hbm.config import ModelConfig
 from hbm.convergence import Convergence
-from hbm.demo import load_demo
+from hbm.demo import load_demo, load_joint_demo
 from hbm.plots import SpectrumBand
 from hbm.plots.prior import plot_prior, prior_draws
 from hbm.results import (
@@ -83,7 +83,7 @@ def make_fit(
     rng = np.random.default_rng(row)
     shape = (2, 60)
     n_band = len(catalog.filter_names)
-    names = ("logmstar", "logsfr_100", "logssfr", "mwa", "dust2", "av")
+    names = ("logmstar", "logsfr_100", "logssfr", "mwa", "dust2", "av", "logmass", "logzsol", "gas_logu")
     bands = ObservedBands(
         filter_names=catalog.filter_names,
         wave_pivot=np.linspace(4000.0, 20000.0, n_band),
@@ -378,9 +378,37 @@ def test_plot(spectra: list[Any], tmp_path: Path) -> None:
     assert "there is no file" in refused("plot", tmp_path / "none.nc")
 
 
-def test_demo(fit: FitStandIn, spectra: list[Any], tmp_path: Path) -> None:
+def test_demo(fit: FitStandIn, tmp_path: Path) -> None:
+    """One galaxy twice: by its photometry, and with its image."""
     out = tmp_path / "demo"
     text = run("demo", "--quick", "--outdir", out).output
+    (call,) = fit.calls
+    catalog = call["catalog"]
+    assert catalog.id == ("photometry", "both")
+    np.testing.assert_array_equal(catalog.flux[0], catalog.flux[1])
+    assert "both" in catalog.images
+    assert "photometry" not in catalog.images
+    assert call["max_rerun"] == 0
+    for word in ("photometry alone: converged", "photometry and image: converged", "dust2", "narrower by"):
+        assert word in text
+    assert (out / "demo_comparison.png").is_file()
+    assert load_result(out / "both.nc").galaxy_id == "both"
+
+
+def test_joint_demo_galaxy() -> None:
+    """What comes with the package fits together, and is dusty, as it says."""
+    demo = load_joint_demo()
+    assert demo.picture.ndim == 3
+    assert demo.truth["dust2"] > 1
+    images = demo.catalog.images
+    assert images is not None
+    assert images.compiled.p_typical[0] > 0.05
+    assert 5 < np.median(demo.catalog.flux / demo.catalog.flux_err) < 200
+
+
+def test_demo_of_a_real_galaxy(fit: FitStandIn, spectra: list[Any], tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    text = run("demo", "--real", "--quick", "--outdir", out).output
     call = fit.calls[0]
     assert call["max_rerun"] == 0
     assert call["sampler"].n_draw < 500
@@ -398,7 +426,7 @@ def test_demo(fit: FitStandIn, spectra: list[Any], tmp_path: Path) -> None:
     for kind in ("corner", "sed", "sfh"):
         assert f"COSMOS-23416_{kind}.png" in text
         assert (out / f"COSMOS-23416_{kind}.png").is_file()
-    run("demo", "--outdir", out)
+    run("demo", "--real", "--outdir", out)
     assert fit.calls[1]["sampler"].n_draw == FULL.draws
     run("fit", out / "catalog.ecsv", "-o", tmp_path / "again")  # what it says to do next
     np.testing.assert_allclose(fit.calls[2]["catalog"].flux, load_demo().catalog.flux)
