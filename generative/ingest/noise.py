@@ -62,7 +62,7 @@ def measured_noise(
     used = sky & (np.abs(residual) < 4.0 * spread)
     residual = np.where(used, residual, 0.0)
     total, count = (_lag_sums(part) for part in (residual, used.astype(float)))
-    covariance = total / np.maximum(count, 1)
+    covariance = _with_what_was_taken_out(total / np.maximum(count, 1))
     variance = float(covariance[LAG, LAG])
     if not variance > 0:
         return None
@@ -70,6 +70,18 @@ def measured_noise(
     # What cannot be told from chance is zero.
     chance = 3.0 / np.sqrt(np.maximum(count, 1))
     return NoiseModel(np.sqrt(variance), np.where(np.abs(correlation) > chance, correlation, 0.0))
+
+
+def _with_what_was_taken_out(covariance: Float[np.ndarray, "lag lag"]) -> Float[np.ndarray, "lag lag"]:
+    r"""Covariance of noise, from that of noise less itself smoothed.
+
+    Smoothing with a kernel K as wide as s takes :math:`(2 K - K * K) * C` out of the covariance C: for lags
+    and correlations much shorter than s, :math:`k \sum C` everywhere, with :math:`k = 3 / (4 \pi s^2)` for a
+    Gaussian.
+    """
+    k = 3 / (4 * np.pi * _SMOOTH**2)
+    whole = covariance.sum() / (1 - k * covariance.size)
+    return np.asarray(covariance + k * max(whole, covariance[LAG, LAG]))
 
 
 def smooth_sky(
