@@ -10,6 +10,7 @@ arXiv:1807.03748); it is least where the difference from ln p(x | theta, u) does
 """
 
 import copy
+import hashlib
 import io
 import json
 import math
@@ -27,7 +28,7 @@ from generative.checkpoint import Model, load_tensors, save_tensors, write_atomi
 from generative.correction import Correction, default_config, with_one
 from generative.data import Source, hide_unseen, random_holes, turned
 from generative.network import Separable
-from generative.simulated_set import SimulatedSet
+from generative.simulated_set import SimulatedSet, check_header
 from generative.statistics import Folded, fold, folded_log_likelihood, image_statistics
 
 Progress = Callable[[int, int, str], None]
@@ -248,6 +249,11 @@ def compiled_simulations(
         Of simulations and noise draws: two per node, each chunk its own.
     until
         `time.monotonic` after which no further file is begun.
+
+    Raises
+    ------
+    ValueError
+        If the model is not separable, or the folder holds statistics of another model.
     """
     network, coefficients = model.network, model.coefficients
     if not isinstance(network, Separable) or coefficients is None:
@@ -255,7 +261,7 @@ def compiled_simulations(
     device = next(network.parameters()).device
     nodes, weight = (item.to(device) for item in model.nodes)
     parts: list[dict[str, np.ndarray]] = []
-    folder.mkdir(parents=True, exist_ok=True)
+    check_header(folder, {"model": _weights_hash(network, coefficients), "seed": seed, "chunk": chunk})
     for first in range(0, n, chunk):
         path = folder / f"statistics-{first:07d}.npz"
         if not path.is_file():
@@ -284,6 +290,15 @@ def compiled_simulations(
     }
     folded = Folded(whole["M"], whole["v"])
     return Compiled(folded, whole["clean"], whole["observed"], whole["theta"], whole["u"])
+
+
+def _weights_hash(*networks: nn.Module) -> str:
+    """SHA-256 of weights."""
+    digest = hashlib.sha256()
+    for network in networks:
+        for name, value in network.state_dict().items():
+            digest.update(name.encode() + value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 class Fitted(NamedTuple):

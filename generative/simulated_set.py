@@ -71,7 +71,7 @@ def simulated_set(
         If the folder holds simulations of another instrument, preparation or seed.
     """
     header = {"instrument": dataclasses.asdict(instrument), "preparation": dataclasses.asdict(preparation)}
-    _check(folder, json.loads(json.dumps({**header, "seed": seed})))
+    check_header(folder, json.loads(json.dumps({**header, "seed": seed})))
     source = SimulatedSource(instrument)
     parts: list[dict[str, np.ndarray]] = []
     for first in range(0, n, _CHUNK):
@@ -96,8 +96,14 @@ def simulated_set(
     )
 
 
-def _check(folder: Path, header: dict[str, object]) -> None:
-    """Write what the simulations are of, or compare with what is there."""
+def check_header(folder: Path, header: dict[str, object]) -> None:
+    """Write what a folder's files are of into ``set.json``, or compare with what is there.
+
+    Raises
+    ------
+    ValueError
+        If they are of something else.
+    """
     path = folder / "set.json"
     if not path.is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,4 +112,4 @@ def _check(folder: Path, header: dict[str, object]) -> None:
     before = json.loads(path.read_text())
     for key, value in header.items():
         if before.get(key) != value:
-            raise ValueError(f"{folder} holds simulations of another {key}. Choose another folder.")
+            raise ValueError(f"{folder} holds files of another {key}. Choose another folder.")

@@ -133,6 +133,11 @@ def with_images(
     if not isinstance(likelihood, ImageLikelihood):
         likelihood = load_image_likelihood(likelihood, correction=correction)
     compiled = images if isinstance(images, CompiledImages) else read_compiled_images(images, likelihood)
+    if compiled.hash not in ("", likelihood.hash):
+        raise ImageError(
+            f"`images` were compiled with another checkpoint ({compiled.hash[:12]}) than that of `model` "
+            f"({likelihood.hash[:12]}). Compile them again."
+        )
     require_calibrated(likelihood, insist=insist)
     names = [str(name) for name in compiled.id]
     if len(set(names)) != len(names):

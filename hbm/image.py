@@ -61,6 +61,8 @@ class CompiledImages(NamedTuple):
     zred: Float[np.ndarray, " galaxy"]
     p_typical: Float[np.ndarray, " galaxy"]
     """How usual the image is for the model, a p-value; nan where that is not known."""
+    hash: str = ""
+    """SHA-256 of the checkpoint that they were compiled with; empty if that is not known."""
 
 
 class PropertyCoverage(NamedTuple):
@@ -378,4 +380,4 @@ def read_compiled_images(path: str | Path, likelihood: ImageLikelihood) -> Compi
         numbers = np.zeros((len(content["id"]), 0), np.float32)
     data = likelihood.fold(content["G"], content["b"], content["u"], content["zred"], numbers)
     ids = np.asarray([name.decode() for name in content["id"]])
-    return CompiledImages(ids, data, content["error"], content["zred"], content["p_typical"])
+    return CompiledImages(ids, data, content["error"], content["zred"], content["p_typical"], likelihood.hash)

@@ -57,8 +57,6 @@ def population(
             return
         if config is None:
             raise ValueError("Give a TOML file, or `--example` with a folder to write one to.")
-        if overwrite and resume:
-            raise ValueError("Give `--overwrite` or `--resume`, not both.")
         _run(config, overwrite=overwrite, resume=resume, plots=plots)
 
 
@@ -92,13 +90,13 @@ def _run(config: Path, *, overwrite: bool, resume: bool, plots: bool) -> None:
     model = ModelConfig.from_json(json.dumps(results[0].provenance.model_config["config"]))
     relations = population_of(settings.relations, model.prior)
     checkpoint = out.with_suffix(".chains.npz") if lengths.method != "reweight" else None
-    if checkpoint is not None and checkpoint.exists() and overwrite:
-        checkpoint.unlink()
     with progress_bar("reading") as progress:
         progress(0, 1, "selection")
         selection = selection_of(settings, results, model, relations)
         progress(0, 1, "galaxies")
         galaxies = galaxies_of(settings, results)
+        if checkpoint is not None and overwrite and not resume:
+            checkpoint.unlink(missing_ok=True)
         found = fit_population(
             galaxies, relations, method=lengths.method, selection=selection, n_warmup=lengths.warmup,
             n_draw=lengths.draws, n_chain=lengths.chains, seed=lengths.seed, progress=progress,

@@ -11,6 +11,7 @@ import json
 import os
 import time
 import uuid
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -171,9 +172,9 @@ def read_checkpoint(
     try:
         with np.load(path, allow_pickle=False) as file:
             content = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"`checkpoint` {path} cannot be read: {error}. Remove it to start anew.") from error
-    if str(content.get("format")) != _FORMAT:
+    if str(content.get("format")) != _FORMAT or "identity" not in content:
         raise ValueError(f"`checkpoint` {path} must be {_FORMAT!r}, got {content.get('format')}.")
     made = json.loads(str(content["identity"]))
     differences = settings_that_differ(made, json.loads(json.dumps(identity)))
@@ -183,6 +184,10 @@ def read_checkpoint(
             "settings, or another file."
         )
     leaves, structure = jax.tree.flatten(like)
+    wanted = [_plain(leaf).shape for leaf in leaves]
+    found = [content[f"state.{i}"].shape for i in range(len(leaves)) if f"state.{i}" in content]
+    if found != wanted:
+        raise ValueError(f"`checkpoint` {path} is of another model: its state has other shapes. Start anew.")
     stored = [content[f"state.{i}"] for i in range(len(leaves))]
     state = jax.tree.unflatten(structure, [_as(old, new) for old, new in zip(leaves, stored, strict=True)])
     kept = {name[5:]: value for name, value in content.items() if name.startswith("kept.")}

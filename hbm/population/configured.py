@@ -95,7 +95,8 @@ def galaxies_of(settings: PopulationSettings, results: Sequence[FitResult]) -> P
         whole = read_catalog(folder / given.path, preset=given.preset, columns=columns, on_bad="drop")
         images = folder / given.images
         model = model_of(images) if given.image_model is None else given.image_model
-        catalog = with_images(whole, images, model, insist=given.insist)
+        model = folder / model if (folder / model).is_file() else model
+        catalog = with_images(whole, images, model, insist=given.insist, correction=given.correction)
     shared = {} if settings.calibration is None else dataclasses.asdict(settings.calibration)
     grid = None if settings.grid is None else settings.folder / settings.grid
     return gather_survey(results, catalog, grid=grid, n_draw=n_draw, **shared)
@@ -109,13 +110,32 @@ def selection_of(
 ) -> Selection | None:
     """Selection of the table ``[selection]``; None without it.
 
-    Without ``zred_low`` and ``zred_high`` the redshifts of the measured galaxies stand for those of all.
+    Without ``zred_low`` and ``zred_high`` the redshifts of the measured galaxies stand for those of all. A
+    limit in magnitude does not allow this: it has removed more of the distant ones.
+
+    Raises
+    ------
+    ValueError
+        If a limit in magnitude comes without them, or a galaxy is outside of them.
     """
     chosen = settings.selection
     if chosen is None:
         return None
     zred = np.array([result.zred for result in results])
+    if chosen.band is not None and chosen.zred_low is None:
+        raise ValueError(
+            "`zred_low` and `zred_high` must be given in [selection] with a limit in magnitude: measured "
+            "galaxies are nearer than all, and their redshifts cannot stand for those of all."
+        )
     if chosen.zred_low is not None and chosen.zred_high is not None:
+        outside = (zred < chosen.zred_low) | (zred > chosen.zred_high)
+        if outside.any():
+            first = results[int(np.argmax(outside))].galaxy_id
+            raise ValueError(
+                f"`results` must be between `zred_low` = {chosen.zred_low} and `zred_high` = "
+                f"{chosen.zred_high} of [selection], but {int(outside.sum())} are not, such as {first}. "
+                "Leave them out, or widen it."
+            )
         zred = volume_redshifts(chosen.zred_low, chosen.zred_high, config.cosmology, settings.sampler.seed)
     age = np.asarray(cosmology_by_name(config.cosmology).age_np(zred))
     detection = _detection(chosen, settings, config, (float(zred.min()), float(zred.max())))

@@ -62,8 +62,8 @@ class GibbsSampler:
     def __init__(self, hierarchy: Hierarchy, config: GibbsConfig, n_warmup: int) -> None:
         self.hierarchy, self.config, self.n_warmup = hierarchy, config, n_warmup
         self._init, self._kernel = cast(Any, hmc)(
-            potential_fn_gen=lambda point, arrays: (
-                lambda shared: hierarchy.potential_given(shared, point, arrays)
+            potential_fn_gen=lambda point, arrays, before: (
+                lambda shared: hierarchy.potential_given(shared, point, arrays, before)
             ),
             algo="NUTS",
         )
@@ -78,7 +78,7 @@ class GibbsSampler:
             dense_mass=True,
             target_accept_prob=self.config.target_accept,
             max_tree_depth=self.config.max_tree_depth,
-            model_args=(None, None),
+            model_args=(None, None, None),
             rng_key=key_shared,
         )
         log_step = jnp.full(w.shape[0], -1.0)
@@ -110,11 +110,13 @@ class GibbsSampler:
 
     def _update_shared(self, kernel: Any, point: GalaxyPoint, arrays: Arrays) -> tuple[Any, Array, Array]:
         """NUTS of what is shared; also whether one diverged, and the leapfrog steps."""
-        energy, slope = jax.value_and_grad(self.hierarchy.potential_given)(kernel.z, point, arrays)
+        hierarchy = self.hierarchy
+        before = hierarchy.calibrated(point, hierarchy.drawn(kernel.z).calibration, arrays)
+        energy, slope = jax.value_and_grad(hierarchy.potential_given)(kernel.z, point, arrays, before)
         kernel = kernel._replace(potential_energy=energy, z_grad=slope)
 
         def one(state: Any, _: None) -> tuple[Any, tuple[Array, Array]]:
-            new = self._kernel(state, (point, arrays), {})
+            new = self._kernel(state, (point, arrays, before), {})
             return new, (new.diverging, new.num_steps)
 
         kernel, (diverging, n_steps) = jax.lax.scan(one, kernel, None, length=self.config.n_hyper)

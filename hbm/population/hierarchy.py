@@ -154,16 +154,30 @@ class Hierarchy:
         total = self.population_energy(drawn, arrays) + jnp.sum(each)
         return jnp.where(jnp.isfinite(total), total, jnp.inf)
 
+    def calibrated(self, point: GalaxyPoint, calibration: Shared, arrays: Arrays) -> Float[Array, " galaxy"]:
+        """The part of each galaxy's log-likelihood that depends on the shared calibration."""
+        if not calibration:
+            return jnp.zeros(len(self.survey.id))
+        survey = self.survey
+        by_galaxy = jax.vmap(survey.calibrated, in_axes=(0, survey.axes, None))
+        found: Array = by_galaxy(point.flux, arrays.data, calibration)
+        return found
+
     def potential_given(
-        self, shared: Float[Array, " shared"], point: GalaxyPoint, arrays: Arrays
+        self,
+        shared: Float[Array, " shared"],
+        point: GalaxyPoint,
+        arrays: Arrays,
+        before: Float[Array, " galaxy"],
     ) -> Float[Array, ""]:
-        """U as a function of what is shared, at fixed galaxies, up to a constant: no fluxes are computed."""
+        """U as a function of what is shared, at fixed galaxies, up to a constant: no fluxes are computed.
+
+        ``before`` is `calibrated` somewhere near, subtracted: a large sum would cost digits.
+        """
         drawn = self.drawn(shared)
         each = -self.relative(point.properties, drawn.hyper)
         if drawn.calibration:
-            survey = self.survey
-            by_galaxy = jax.vmap(survey.calibrated, in_axes=(0, survey.axes, None))
-            each = each - by_galaxy(point.flux, arrays.data, drawn.calibration)
+            each = each - (self.calibrated(point, drawn.calibration, arrays) - before)
         total = self.population_energy(drawn, arrays) + jnp.sum(each)
         return jnp.where(jnp.isfinite(total), total, jnp.inf)
 

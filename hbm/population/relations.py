@@ -85,6 +85,12 @@ class _MassFunction(ABC):
         return jnp.interp(place, total / total[-1], grid)
 
 
+def _inside(of: TruncatedNormal, value: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Log density, -inf beyond the ends, which the distribution itself does not check."""
+    x = jnp.clip(value, of.low, of.high)
+    return jnp.where(value == x, of.log_prob(x), -jnp.inf)
+
+
 class _TruncatedRelation(ABC):
     """A property that is normal, truncated, at fixed other ones."""
 
@@ -95,9 +101,8 @@ class _TruncatedRelation(ABC):
         """Its distribution."""
 
     def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
-        """Per unit of the property."""
-        found: Array = self._normal(galaxies, hyper).log_prob(galaxies[self.property])
-        return found
+        """Per unit of the property; -inf beyond the ends."""
+        return _inside(self._normal(galaxies, hyper), galaxies[self.property])
 
     def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
         """Draw it."""
@@ -190,13 +195,14 @@ class StarFormingSequence:
         return logit, forming, TruncatedNormal(level, hyper["quiescent_scatter"], self.low, self.high)
 
     def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
-        """Per dex."""
+        """Per dex; -inf beyond the ends."""
         logit, forming, quiescent = self._parts(galaxies, hyper)
-        x = galaxies["logssfr"]
-        return jnp.logaddexp(
+        x = jnp.clip(galaxies["logssfr"], self.low, self.high)
+        density = jnp.logaddexp(
             jax.nn.log_sigmoid(-logit) + forming.log_prob(x),
             jax.nn.log_sigmoid(logit) + quiescent.log_prob(x),
         )
+        return jnp.where(galaxies["logssfr"] == x, density, -jnp.inf)
 
     def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
         """A coin, then one of the two."""

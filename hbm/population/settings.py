@@ -20,6 +20,8 @@ Example::
     band = "sdss_r0"
     limit = 17.77
     scatter = 0.05
+    zred_low = 0.02
+    zred_high = 0.2
 """
 
 import dataclasses
@@ -56,6 +58,7 @@ class CatalogSettings:
     columns: str | None = None
     image_model: str | None = None
     insist: bool = False
+    correction: bool = True
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ jumps between modes. Neither changes the posterior.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, cast
@@ -17,6 +18,7 @@ from jaxtyping import Array, Float
 from numpyro import handlers
 
 from hbm.catalog import Catalog
+from hbm.catalog_images import CatalogImages
 from hbm.config import InterimPrior, ModelConfig
 from hbm.coordinates import build_posterior
 from hbm.counted import what_counts
@@ -68,6 +70,8 @@ class Survey(NamedTuple):
     """Stored draws, w."""
     draws: PosteriorDraws
     """The same draws' properties, and the interim prior."""
+    settings: dict[str, Any]
+    """What the densities were made of, as plain JSON: a checkpoint of other settings is refused."""
 
 
 def make_survey(
@@ -82,6 +86,7 @@ def make_survey(
     sample_calibration: Callable[[], Shared] | None = None,
     n_component: int = 4,
     seed: int = 0,
+    settings: dict[str, Any] | None = None,
 ) -> Survey:
     """Survey from the density of one galaxy and draws from each, for models that are not this package's.
 
@@ -99,6 +104,8 @@ def make_survey(
         Gaussians of the proposal of jumps.
     seed
         Of their start.
+    settings
+        What ``evaluate`` and the calibration were made of, as plain JSON.
     """
     shared: Shared = {}
     if sample_calibration is not None:
@@ -136,6 +143,7 @@ def make_survey(
         proposal,
         w,
         draws,
+        settings or {},
     )
 
 
@@ -189,8 +197,21 @@ def gather_survey(
     _refuse_another_grid(results[0], grid)
     names = tuple(result.galaxy_id for result in results)
     whole = _catalog_of(results) if catalog is None else _rows(catalog, names)
-    if "image" in counted and whole.images is None:
-        raise ValueError("`catalog` must have the images that `results` used: see `hbm.with_images`.")
+    for result in results:
+        used = result.provenance.model_config.get("use", {"photometry": True})
+        if used != counted:
+            raise ValueError(
+                f"`results` must all have used the same, but {names[0]} used {counted} and "
+                f"{result.galaxy_id} {used}."
+            )
+    if "image" in counted:
+        if whole.images is None:
+            raise ValueError("`catalog` must have the images that `results` used: see `hbm.with_images`.")
+        if whole.images.settings() != counted["image"]:
+            raise ValueError(
+                f"`catalog` must have its images under the likelihood of `results`, {counted['image']}, got "
+                f"{whole.images.settings()}."
+            )
     use = tuple(name for name in ("photometry", "image") if counted.get(name))
     whole, _, every = what_counts(whole, fitted, use, tuple(terms))
     absent = set(counted) - {"photometry"} - {term.name for term in every}
@@ -254,7 +275,16 @@ def survey_of(
         names, evaluate, data, vectors, config.prior, axes=galaxy_axes(data),
         calibrated=calibrated if share else None,
         sample_calibration=sample_shared if share else None, seed=seed,
+        settings={"config": json.loads(config.to_json()), "share": share, "terms": _settings(terms)},
     )  # fmt: skip
+
+
+def _settings(terms: Sequence[Term]) -> dict[str, Any]:
+    """What is known of further likelihoods."""
+    return {
+        term.name: term.settings() if isinstance(term, CatalogImages) else type(term).__qualname__
+        for term in terms
+    }
 
 
 def _vectors(

@@ -55,6 +55,7 @@ def fit_together(
         "sampler": chosen._asdict(),
         "population": [_described(relation) for relation in population.relations],
         "precision": str(jnp.result_type(float)),
+        "survey": survey.settings,
     }  # fmt: skip
     # Without the reference, which is another one for another seed.
     given = hierarchy.arrays._replace(reference=jnp.zeros(0))

@@ -197,20 +197,27 @@ def test_simulations_are_kept_and_taken_up(
     again = simulated_set(source.instrument, preparation, 30, tmp_path)
     assert again is not None
     assert np.array_equal(again.image, found.image)
-    with pytest.raises(ValueError, match="holds simulations of another seed"):
+    with pytest.raises(ValueError, match="holds files of another seed"):
         simulated_set(source.instrument, preparation, 30, tmp_path, seed=1)
     model = Model(
         tiny.eval().requires_grad_(False), tiny.coefficients, preparation, source.instrument, THETA,
         (0.02, 40.0), (0.15, 10.0), torch.ones(2), {},
     )  # fmt: skip
-    assert compiled_simulations(model, source, 8, tmp_path, chunk=4, until=time.monotonic()) is None
-    compiled = compiled_simulations(model, source, 6, tmp_path, chunk=4)
+    assert (
+        compiled_simulations(model, source, 8, tmp_path / "statistics", chunk=4, until=time.monotonic())
+        is None
+    )
+    compiled = compiled_simulations(model, source, 6, tmp_path / "statistics", chunk=4)
     assert compiled is not None
     assert compiled.theta.shape == (6, 6)
     assert compiled.folded.M.shape == (6, 8, 8)
-    again_compiled = compiled_simulations(model, source, 6, tmp_path, chunk=4)
+    again_compiled = compiled_simulations(model, source, 6, tmp_path / "statistics", chunk=4)
     assert again_compiled is not None
     assert torch.equal(again_compiled.folded.v, compiled.folded.v)
+    torch.manual_seed(8)
+    other = Separable(tiny.config).eval().requires_grad_(False)
+    with pytest.raises(ValueError, match="holds files of another model"):
+        compiled_simulations(model._replace(network=other), source, 6, tmp_path / "statistics", chunk=4)
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

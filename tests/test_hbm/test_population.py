@@ -145,7 +145,7 @@ MIDPOINT = {
     "gas_logu": -2.5,
     "age_universe": AGE,
 }
-N = 200
+N = 120
 
 
 def test_without_selection_a_limited_survey_is_biased_and_with_it_not() -> None:
@@ -156,8 +156,8 @@ def test_without_selection_a_limited_survey_is_biased_and_with_it_not() -> None:
     def detection(galaxies: Any) -> Any:
         return jax.scipy.stats.norm.cdf((galaxies["logmass"] - limit) / SIGMA["logmass"])
 
-    selection = selection_by(detection, np.array([AGE]), PRIOR, population, n_draw=8000)
-    kept = {"n_warmup": 200, "n_draw": 250, "n_chain": 2}
+    selection = selection_by(detection, np.array([AGE]), PRIOR, population, n_draw=4000)
+    kept = {"n_warmup": 150, "n_draw": 150, "n_chain": 2}
     right = fit_population(draws, population, selection=selection, **kept)
     wrong = fit_population(draws, population, **kept)
 
@@ -185,6 +185,23 @@ def test_hyperparameters_of_all_relations_are_found() -> None:
     assert sum(value**2 for value in z.values()) < scipy.stats.chi2.ppf(0.999, len(z))
     assert result.draws("mzr_scatter").std() < 0.1  # the hyperprior's is 0.13 and more
     assert result.effective.shape == result.pareto_k.shape == (N,)
+
+
+@pytest.mark.parametrize("name", ["logssfr", "logzsol", "dust2", "gas_logu"])
+def test_there_is_nothing_beyond_the_ends(name: str) -> None:
+    """Galaxies there must not pull hyperparameters: their density is zero, with a slope of zero."""
+    relation = next(r for r in default_population(PRIOR).relations if r.property == name)
+    hyper = {key: jnp.asarray(value) for key, value in MIDDLE.items()}
+    galaxies = {key: jnp.asarray(value) for key, value in MIDPOINT.items()}
+    high = float(relation.high)  # type: ignore[attr-defined]
+
+    def at(value: float, moved: Any) -> Any:
+        return relation.log_prob(galaxies | {name: jnp.asarray(value)}, moved)
+
+    assert np.isfinite(at(high - 1e-3, hyper))
+    assert at(high + 1e-3, hyper) == -jnp.inf
+    slope = jax.grad(lambda moved: jnp.exp(at(high + 1e-3, moved)))(hyper)
+    assert all(float(value) == 0 for value in slope.values())
 
 
 def test_bad_input_is_refused() -> None:

@@ -223,8 +223,9 @@ def test_density_is_the_hierarchical_models(galaxy: GalaxyData) -> None:
                 z = survey.mean[i] + survey.chol[i] @ w[i]
                 direct -= galaxy_by_hand(sites, z, take_galaxy(data, i))
             _, point = hierarchy.galaxies(w, hierarchy.drawn(shared), arrays)
-            moved = hierarchy.potential_given(shared, point, arrays)
-            change = moved - hierarchy.potential_given(first, point, arrays)
+            before = hierarchy.calibrated(point, hierarchy.drawn(first).calibration, arrays)
+            moved = hierarchy.potential_given(shared, point, arrays, before)
+            change = moved - hierarchy.potential_given(first, point, arrays, before)
             return hierarchy.potential(shared, w, arrays), direct, change
 
         keys = jax.random.split(jax.random.key(5), 4)
