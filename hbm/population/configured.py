@@ -95,7 +95,7 @@ def galaxies_of(settings: PopulationSettings, results: Sequence[FitResult]) -> P
         whole = read_catalog(folder / given.path, preset=given.preset, columns=columns, on_bad="drop")
         images = folder / given.images
         model = model_of(images) if given.image_model is None else given.image_model
-        model = folder / model if (folder / model).is_file() else model
+        model = str(folder / model) if (folder / model).is_file() else model
         catalog = with_images(whole, images, model, insist=given.insist, correction=given.correction)
     shared = {} if settings.calibration is None else dataclasses.asdict(settings.calibration)
     grid = None if settings.grid is None else settings.folder / settings.grid
