@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from generative.instrument import Instrument
 
 Progress = Callable[[int, int, str], None]
 
+_NOTHING: Mapping[str, float] = MappingProxyType({})
+
 
 class Galaxy(NamedTuple):
     """A galaxy to make a stamp of."""
@@ -25,6 +28,10 @@ class Galaxy(NamedTuple):
     zred: float
     ra: float | None
     dec: float | None
+    fwhm: Mapping[str, float] = _NOTHING
+    """arcsec by band, where the catalogue has the width of point sources (``fwhm_<band>``)."""
+    extinction: Mapping[str, float] = _NOTHING
+    """Magnitudes by band, of the Milky Way, where the catalogue has them (``A_<band>``)."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,9 @@ class Source:
     psf: Mapping[str, Path] | None = None
     """Images of point sources by band; ``""`` for all bands."""
     pixel_scale: float | None = None
+    hdu: int | None = None
+    extinction: Mapping[str, float] | None = None
+    """Magnitudes by band that dust of the Milky Way took: image and noise are brightened by them."""
 
 
 class Ingested(NamedTuple):
@@ -73,6 +83,9 @@ def model_instrument(name: str) -> Instrument:
 def read_galaxies(path: Path) -> list[Galaxy]:
     """Galaxies of a table with the columns ``id``, ``zred`` (or ``z``, ``Z``), ``ra`` and ``dec`` (degrees).
 
+    Columns ``fwhm_<band>`` (arcsec) and ``A_<band>`` (the Milky Way's extinction in magnitudes) are read
+    where they are there.
+
     Raises
     ------
     FileNotFoundError, IngestError
@@ -91,10 +104,27 @@ def read_galaxies(path: Path) -> list[Galaxy]:
             f"{path} must have the columns id, ra, dec and zred, but lacks {', '.join(missing)}; it has "
             f"{', '.join(table.colnames)}."
         )
+
+    def by_band(row: Any, start: str) -> dict[str, float]:
+        found = {
+            n[len(start) :]: row[n] for n in table.colnames if n.startswith(start) and len(n) > len(start)
+        }
+        return {
+            plain_band(band): float(value)
+            for band, value in found.items()
+            if np.issubdtype(np.asarray(value).dtype, np.number)
+            and np.ndim(value) == 0
+            and not np.ma.is_masked(value)
+        }
+
     galaxies = [
-        Galaxy(str(row[names["id"]]), float(row[redshift]), float(row[names["ra"]]), float(row[names["dec"]]))
+        Galaxy(
+            str(row[names["id"]]), float(row[redshift]), float(row[names["ra"]]), float(row[names["dec"]]),
+            {band: width for band, width in by_band(row, "fwhm_").items() if 0 < width < np.inf},
+            by_band(row, "A_"),
+        )
         for row in table
-    ]
+    ]  # fmt: skip
     ids = [galaxy.id for galaxy in galaxies]
     if len(set(ids)) != len(ids):
         raise IngestError(f"{path}: identifiers must differ, but some repeat.")
@@ -107,7 +137,7 @@ def files_of(
     """Files of a galaxy and their bands, from names with ``{id}`` and ``{band}``.
 
     ``{band}`` stands for each of the instrument's bands (its short name) for which there is a file. A name
-    may begin with its band, as in ``g=image.fits``; for an instrument of one band it need not.
+    may begin with its band, as in ``g=image.fits``, which overrules the header.
 
     Raises
     ------
@@ -121,8 +151,7 @@ def files_of(
         if "{band}" not in named:
             start, _, rest = named.partition("=")
             has_band = bool(rest) and start.replace("-", "").replace("_", "").isalnum()
-            only = plain_band(instrument.bands[0]) if instrument.n_band == 1 else None
-            found.append((Path(rest), start) if has_band else (Path(named), only))
+            found.append((Path(rest), start) if has_band else (Path(named), None))
             continue
         for band in instrument.bands:
             path = Path(named.replace("{band}", plain_band(band)))
@@ -137,14 +166,18 @@ def files_of(
 
 
 def read_all(
-    files: Sequence[tuple[Path, str | None]], source: Source, instrument: Instrument
+    files: Sequence[tuple[Path, str | None]],
+    source: Source,
+    instrument: Instrument,
+    galaxy: Galaxy | None = None,
 ) -> list[Exposure]:
-    """Exposures of a galaxy's files, with the widths of their point sources.
+    """Exposures of a galaxy's files, with widths of point sources, without the Milky Way's extinction.
 
     Raises
     ------
     FileNotFoundError, IngestError
-        As `read_exposures`; if stars do not tell the width.
+        As `read_exposures`; if stars do not tell the width; if a file's filter is not that of an instrument
+        of one band.
     """
     import dataclasses
 
@@ -155,10 +188,20 @@ def read_all(
     survey: Survey | None = source.survey
     exposures: list[Exposure] = []
     wanted = {plain_band(band) for band in instrument.bands}
+    only = plain_band(instrument.bands[0]) if instrument.n_band == 1 else None
+    position = None
+    if galaxy is not None and galaxy.ra is not None and galaxy.dec is not None:
+        position = (galaxy.ra, galaxy.dec)
     for path, band in files:
         read = read_exposures(
-            path, survey=survey, band=band, zero_point=source.zero_point, pixel_scale=source.pixel_scale
-        )
+            path, survey=survey, band=band, zero_point=source.zero_point, pixel_scale=source.pixel_scale,
+            hdu=source.hdu, default_band=only, position=position,
+        )  # fmt: skip
+        if only is not None and only not in [plain_band(e.band) for e in read]:
+            raise IngestError(
+                f"`images` must be in {only} for {instrument.name}: the filter of {path} is "
+                f"{', '.join(e.band for e in read)}. If its header is wrong, name it {only}={path.name}."
+            )
         exposures += [e for e in read if plain_band(e.band) in wanted or len(read) == 1]
     done = []
     for exposure in exposures:
@@ -174,8 +217,46 @@ def read_all(
         elif source.stars:
             width = measured_fwhm(exposure, beta=profile_beta(instrument))
             exposure = dataclasses.replace(exposure, fwhm=width)  # noqa: PLW2901
+        elif galaxy is not None and letter in galaxy.fwhm:
+            exposure = dataclasses.replace(exposure, fwhm=galaxy.fwhm[letter])  # noqa: PLW2901
         done.append(exposure)
+    return without_extinction(done, {**(galaxy.extinction if galaxy else {}), **(source.extinction or {})})
+
+
+def without_extinction(exposures: Sequence[Exposure], extinction: Mapping[str, float]) -> list[Exposure]:
+    """Exposures as bright as without dust of the Milky Way: image and error times 10^(0.4 A).
+
+    Parameters
+    ----------
+    exposures
+        As observed.
+    extinction
+        Magnitudes by short name of the band; none for bands that are not there.
+
+    Raises
+    ------
+    IngestError
+        If a band's extinction is not a number between 0 and 20.
+    """
+    import dataclasses
+
+    done = []
+    for exposure in exposures:
+        lost = float(extinction.get(plain_band(exposure.band), 0.0))
+        if not 0 <= lost < 20:
+            raise IngestError(f"`A_{plain_band(exposure.band)}` must be between 0 and 20 mag, got {lost}.")
+        factor = 10 ** (0.4 * lost)
+        error = None if exposure.error is None else exposure.error * factor
+        done.append(dataclasses.replace(exposure, image=exposure.image * factor, error=error))
     return done
+
+
+def _checked_redshift(zred: float, instrument: Instrument) -> float:
+    """Redshift, if the image model knows it: `hbm compile` takes no other."""
+    low, high = instrument.zred
+    if not low <= zred <= high:
+        raise IngestError(f"`zred`: redshift {zred:.4g}, {instrument.name} was trained on {low} to {high}.")
+    return zred
 
 
 def _by_band(values: Mapping[str, Any] | None, band: str) -> Any:
@@ -229,18 +310,19 @@ def ingest_many(
     for i, galaxy in enumerate(galaxies):
         try:
             files = files_of(patterns, galaxy, instrument)
-            exposures = read_all(files, source, instrument)
+            zred = _checked_redshift(galaxy.zred, instrument)
+            exposures = read_all(files, source, instrument, galaxy)
             stamp = make_stamp(
-                exposures, instrument, zred=galaxy.zred, ra=galaxy.ra, dec=galaxy.dec, name=galaxy.id,
+                exposures, instrument, zred=zred, ra=galaxy.ra, dec=galaxy.dec, name=galaxy.id,
                 options=options, seed=seed,
             )  # fmt: skip
-        except (IngestError, FileNotFoundError) as error:
+            if each is not None:
+                each(stamp)
+        except (ValueError, FileNotFoundError) as error:  # IngestError, and what libraries raise
             if on_bad == "raise":
                 raise
             rejected[galaxy.id] = str(error)
         else:
-            if each is not None:
-                each(stamp)
             stamps.append(dataclasses.replace(stamp, steps=()))
         if progress is not None:
             progress(i + 1, len(galaxies), galaxy.id)
@@ -251,6 +333,7 @@ def ingest_records(
     path: Path,
     instrument: Instrument,
     *,
+    source: Source | None = None,
     options: IngestOptions | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -258,15 +341,23 @@ def ingest_records(
 ) -> Ingested:
     """Stamps of all galaxies of a Multimodal Universe file, which must have redshifts and names.
 
+    Of ``source``, ``pixel_scale`` and ``fwhm`` are for records without their own, and ``extinction`` for all.
+
     Raises
     ------
     FileNotFoundError, IngestError
-        If the file is not there or has no redshifts.
+        If the file is not there or has no redshifts; if ``source`` says what does not apply.
     """
     import dataclasses
 
     import h5py
 
+    source = source or Source()
+    for option in ("survey", "zero_point", "stars", "psf", "hdu"):
+        if getattr(source, option) not in (None, False, {}):
+            raise IngestError(
+                f"`{option}` does not apply to {path}: HDF5 files say it, or have no place for it."
+            )
     if not path.is_file():
         raise FileNotFoundError(f"`images` names no file: {path}.")
     with h5py.File(path, "r") as file:
@@ -280,15 +371,20 @@ def ingest_records(
     rejected: dict[str, str] = {}
     for row, name in enumerate(names):
         try:
-            exposures = read_record(path, row)
-            stamp = make_stamp(
-                exposures, instrument, zred=float(zred[row]), name=name, options=options, seed=seed
-            )
-        except IngestError as error:
-            rejected[name] = str(error)
-        else:
+            known = _checked_redshift(float(zred[row]), instrument)
+            exposures = [
+                e
+                if e.fwhm is not None
+                else dataclasses.replace(e, fwhm=_by_band(source.fwhm, plain_band(e.band)))
+                for e in read_record(path, row, default_scale=source.pixel_scale)
+            ]
+            exposures = without_extinction(exposures, source.extinction or {})
+            stamp = make_stamp(exposures, instrument, zred=known, name=name, options=options, seed=seed)
             if each is not None:
                 each(stamp)
+        except ValueError as error:
+            rejected[name] = str(error)
+        else:
             stamps.append(dataclasses.replace(stamp, steps=()))
         if progress is not None:
             progress(row + 1, len(names), name)

@@ -19,9 +19,29 @@ from generative.ingest import IngestError
 from generative.ingest.exposure import Exposure, plain_wcs
 from generative.ingest.units import Survey, from_zero_point, maggies_per_unit, panstarrs_linear, survey_of
 
-LEGACY_BAD_BITS = 0x2 | 0x4 | 0x8 | 0x10 | 0x20 | 0x40 | 0x80
-"""Bits of the Legacy Surveys' maskbits that spoil a pixel: bright star, saturated in g, r, z, all masked in
-g, r, z (legacysurvey.org/dr9/bitmasks)."""
+LEGACY_BRIGHT = 1 << 1
+"""Bit of the Legacy Surveys' maskbits that spoils a pixel in all bands: bright star."""
+
+LEGACY_BAD_BITS = {
+    "g": 1 << 2 | 1 << 5,
+    "r": 1 << 3 | 1 << 6,
+    "z": 1 << 4 | 1 << 7,
+    "i": 1 << 14 | 1 << 15,
+}
+"""Bits that spoil it in one band: saturated, all masked (legacysurvey.org/dr10/bitmasks; i from DR10 on)."""
+
+HST_GOOD_BITS = 32 | 64
+"""Flags of HST's ``DQ`` that spoil nothing: tails of charge transfer or unstable pixels, and warm ones
+(flags of the ACS and WFC3 Data Handbooks; AstroDrizzle's ``final_bits`` = 64, 32). Any other bit is bad."""
+
+JWST_BAD_BITS = 1
+"""``DO_NOT_USE`` of JWST's ``DQ``, which sums up the others."""
+
+_QUALITY = (
+    "ERR", "DQ", "WHT", "CON", "CTX", "VAR_POISSON", "VAR_RNOISE", "VAR_FLAT", "WGT", "WEIGHT", "MSK", "MASK",
+    "VARIANCE", "VAR", "IVAR", "INVVAR", "MASKBITS", "PSF", "EXP", "EXPTIME", "SAMP", "TIME", "AREA",
+)  # fmt: skip
+"""Names of HDUs that hold no science image."""
 
 HSC_BAD_PLANES = ("BAD", "SAT", "CR", "EDGE", "NO_DATA", "BRIGHT_OBJECT", "UNMASKEDNAN")
 
@@ -63,6 +83,8 @@ def read_exposures(
     psf: Path | Mapping[str, Path] | None = None,
     pixel_scale: float | None = None,
     hdu: int | None = None,
+    default_band: str | None = None,
+    position: tuple[float, float] | None = None,
 ) -> list[Exposure]:
     """Exposures of a FITS file: one, or one for each band of a Legacy Surveys cube.
 
@@ -71,7 +93,7 @@ def read_exposures(
     path
         The file.
     survey
-        Told from the header if not given.
+        Told from the header if not given; with a zero point, ``generic`` if the header has marks of none.
     band
         Name of the filter; the header's if not given.
     zero_point
@@ -83,26 +105,35 @@ def read_exposures(
     pixel_scale
         arcsec, for images without coordinates; north is then taken to be up.
     hdu
-        Number of the image's HDU; the first with two or three axes if not given.
+        Number of the image's HDU; the only science image of the file if not given.
+    default_band
+        Name of the filter where neither ``band`` nor the header names it.
+    position
+        ra and dec (degrees) of the middle of an image without coordinates; (0, 0) if not given.
 
     Raises
     ------
     FileNotFoundError, IngestError
-        If the file is not there, or lacks what is needed; the message names it.
+        If the file is not there, lacks what is needed or holds several science images; the message names it.
+
+    Notes
+    -----
+    Planes of a cube without a usable pixel are left out. Where nothing else says what is no data, zeros of
+    cutouts of the Legacy Surveys, of HST and of generic images are.
     """
     with _opened(path) as hdus:
         science = _science(hdus, path, hdu)
         header = hdus[0].header.copy()
         header.extend(science.header, update=True, strip=False)
-        kind: Survey = survey or ("generic" if zero_point is not None else survey_of(header))
+        kind = survey or _survey_of(header, zero_point)
         data = np.asarray(science.data, float)
-        wcs = _celestial(science.header, data.shape[-2:], pixel_scale, path)
+        wcs = _celestial(science.header, data.shape[-2:], pixel_scale, path, position)
         scale = _scale(wcs)
         factor = maggies_per_unit(header, kind, pixel_scale=scale, zero_point=zero_point)
         if data.ndim == 3:
             names = _cube_bands(header, data.shape[0], path)
         else:
-            names = [band or _band_of(header, path)]
+            names = [band or _band_of(header, path, default_band)]
             data = data[None]
         if band is not None and data.shape[0] > 1:
             keep = names.index(band) if band in names else -1
@@ -114,7 +145,7 @@ def read_exposures(
             data = np.stack([panstarrs_linear(plane, offset, soften) for plane in data])
         result = []
         for i, name in enumerate(names):
-            variance, bad = _quality(hdus, science, kind, i)
+            variance, bad = _quality(hdus, science, kind, i, name)
             image = data[i] * factor
             good = np.isfinite(image)
             if bad is not None:
@@ -125,8 +156,10 @@ def read_exposures(
                     error = np.sqrt(variance) * factor
                 good &= np.isfinite(error) & (error > 0)
                 error = np.where(good, error, np.nan)
-            if kind == "legacy" and variance is None:
-                good &= image != 0.0  # the cutout service fills what it has no data for with zeros
+            if (kind == "legacy" and variance is None) or (kind in ("hst", "generic") and bad is None):
+                good &= image != 0.0  # cutout services and drizzling fill what they have no data for
+            if not good.any():
+                continue
             result.append(
                 Exposure(
                     name,
@@ -139,7 +172,18 @@ def read_exposures(
                     kind,
                 )
             )
+        if not result:
+            raise IngestError(f"{path} has no usable pixel in {', '.join(names)}.")
     return result
+
+
+def _survey_of(header: Mapping[str, Any], zero_point: float | None) -> Survey:
+    try:
+        return survey_of(header)
+    except IngestError:
+        if zero_point is None:
+            raise
+        return "generic"
 
 
 def read_record(path: Path, row: int, *, default_scale: float | None = None) -> list[Exposure]:
@@ -221,14 +265,33 @@ def _science(hdus: Any, path: Path, hdu: int | None) -> Any:
         if not 0 <= hdu < len(hdus) or hdus[hdu].data is None or np.ndim(hdus[hdu].data) not in (2, 3):
             raise IngestError(f"`hdu` must be the number of an image in {path}, got {hdu} of {len(hdus)}.")
         return hdus[hdu]
-    for candidate in hdus:
-        data = candidate.data if getattr(candidate, "is_image", False) else None
-        if data is not None and data.ndim in (2, 3):
-            return candidate
-    raise IngestError(f"{path} holds no image with two or three axes.")
+    images = [
+        (i, one)
+        for i, one in enumerate(hdus)
+        if getattr(one, "is_image", False) and one.data is not None and one.data.ndim in (2, 3)
+    ]
+    if not images:
+        raise IngestError(f"{path} holds no image with two or three axes.")
+    named = [(i, one) for i, one in images if str(one.name).upper() in ("SCI", "IMAGE")]
+    science = named or [(i, one) for i, one in images if not _is_quality(one)] or images[:1]
+    if len(science) > 1:
+        there = ", ".join(f"{i} ({one.name or 'no name'})" for i, one in science)
+        raise IngestError(f"`hdu` must be given: {path} holds {len(science)} science images, {there}.")
+    return science[0][1]
 
 
-def _celestial(header: Any, shape: tuple[int, ...], pixel_scale: float | None, path: Path) -> Any:
+def _is_quality(hdu: Any) -> bool:
+    kind = str(hdu.header.get("IMAGETYP", "")).strip().lower()
+    return str(hdu.name).upper() in _QUALITY or kind in ("invvar", "maskbits")
+
+
+def _celestial(
+    header: Any,
+    shape: tuple[int, ...],
+    pixel_scale: float | None,
+    path: Path,
+    position: tuple[float, float] | None,
+) -> Any:
     from astropy.wcs import WCS
 
     with warnings.catch_warnings():
@@ -238,7 +301,8 @@ def _celestial(header: Any, shape: tuple[int, ...], pixel_scale: float | None, p
         return wcs
     if pixel_scale is None:
         raise IngestError(f"{path} has no celestial coordinates: give `pixel_scale`, arcsec per pixel.")
-    return plain_wcs((int(shape[0]), int(shape[1])), pixel_scale)
+    ra, dec = position or (0.0, 0.0)
+    return plain_wcs((int(shape[0]), int(shape[1])), pixel_scale, ra=ra, dec=dec)
 
 
 def _scale(wcs: Any) -> float:
@@ -255,24 +319,27 @@ def _cube_bands(header: Mapping[str, Any], n: int, path: Path) -> list[str]:
     return names
 
 
-def _band_of(header: Mapping[str, Any], path: Path) -> str:
+def _band_of(header: Mapping[str, Any], path: Path, default: str | None) -> str:
     for key in ("BAND", "FILTER", "HIERARCH FPA.FILTER", "FPA.FILTER", "FILTER1", "FILTER2"):
         value = str(header.get(key, "")).strip()
         if value and not value.upper().startswith("CLEAR"):
             return value.split()[0].split(".")[0]
+    if default is not None:
+        return default
     raise IngestError(f"`band` must be given: the header of {path} does not name a filter.")
 
 
-def _named(hdus: Any, *names: str) -> Any:
-    """Data of the first HDU with one of these names."""
-    for hdu in hdus:
-        if str(hdu.name).upper() in names and hdu.data is not None:
-            return hdu
-    return None
+def _named(hdus: Any, science: Any, *names: str) -> Any:
+    """HDU with one of these names; of several, that with the version (``EXTVER``) of the science image."""
+    found = [hdu for hdu in hdus if str(hdu.name).upper() in names and hdu.data is not None]
+    same = [hdu for hdu in found if hdu.ver == science.ver]
+    if len(found) > 1:
+        return same[0] if same else None
+    return found[0] if found else None
 
 
 def _quality(
-    hdus: Any, science: Any, kind: Survey, plane: int
+    hdus: Any, science: Any, kind: Survey, plane: int, band: str
 ) -> tuple[Float[np.ndarray, "height width"] | None, Any]:
     """Variance in the file's units, and bad pixels, where the file has them."""
     shape = science.data.shape[-2:]
@@ -288,24 +355,28 @@ def _quality(
         if kind == "legacy":
             inverse, bits = data_of(_typed(hdus, "invvar")), data_of(_typed(hdus, "maskbits"))
             variance = None if inverse is None else np.where(inverse > 0, 1 / inverse.astype(float), np.nan)
-            return variance, None if bits is None else (bits.astype(int) & LEGACY_BAD_BITS) != 0
+            return variance, None if bits is None else _legacy_bad(bits, band)
         if kind == "des":
-            weight = data_of(_named(hdus, "WGT", "WEIGHT"))
-            bits = data_of(_named(hdus, "MSK", "MASK"))
+            weight = data_of(_named(hdus, science, "WGT", "WEIGHT"))
+            bits = data_of(_named(hdus, science, "MSK", "MASK"))
             variance = None if weight is None else np.where(weight > 0, 1 / weight.astype(float), np.nan)
             return variance, None if bits is None else bits != 0
         if kind == "hsc":
-            variance, mask = data_of(_named(hdus, "VARIANCE")), _named(hdus, "MASK")
+            variance, mask = data_of(_named(hdus, science, "VARIANCE")), _named(hdus, science, "MASK")
             bits = data_of(mask)
             return (
                 None if variance is None else variance.astype(float),
                 None if bits is None else _hsc_bad(bits, mask.header),
             )
-        if kind in ("jwst", "hst"):
-            error, flags = data_of(_named(hdus, "ERR")), data_of(_named(hdus, "DQ"))
-            return None if error is None else error.astype(float) ** 2, None if flags is None else (
-                flags & 1
-            ) != 0
+        if kind in ("jwst", "hst", "generic"):
+            error, flags = data_of(_named(hdus, science, "ERR")), data_of(_named(hdus, science, "DQ"))
+            weight = data_of(_named(hdus, science, "WHT"))
+            bad = None if weight is None else ~(weight > 0)
+            if flags is not None and kind != "generic":
+                wrong = flags.astype(int) & (JWST_BAD_BITS if kind == "jwst" else ~HST_GOOD_BITS) != 0
+                bad = wrong if bad is None else bad | wrong
+            told = kind != "generic" and error is not None
+            return error.astype(float) ** 2 if told else None, bad
     return None, None
 
 
@@ -315,6 +386,14 @@ def _typed(hdus: Any, kind: str) -> Any:
         if hdu.data is not None and str(hdu.header.get("IMAGETYP", hdu.name)).strip().lower() == kind:
             return hdu
     return None
+
+
+def _legacy_bad(bits: np.ndarray, band: str) -> np.ndarray:
+    """Bad pixels of the Legacy Surveys in a band; in one without bits of its own, those of every band."""
+    every = 0
+    for value in LEGACY_BAD_BITS.values():
+        every |= value
+    return np.asarray((bits.astype(int) & (LEGACY_BRIGHT | LEGACY_BAD_BITS.get(band.lower(), every))) != 0)
 
 
 def _hsc_bad(bits: np.ndarray, header: Mapping[str, Any]) -> np.ndarray:
@@ -346,7 +425,8 @@ def read_psf(path: Path | None) -> Float[np.ndarray, "side side"] | None:
     if path is None:
         return None
     with _opened(path) as hdus:
-        data = np.asarray(_science(hdus, path, None).data, float)
+        numbers = [i for i, one in enumerate(hdus) if one.is_image and np.ndim(one.data) in (2, 3)]
+        data = np.asarray(_science(hdus, path, numbers[0] if numbers else None).data, float)
     if data.ndim != 2:
         raise IngestError(f"`psf` must be one image, got {data.shape} in {path}.")
     return np.asarray(np.nan_to_num(data))

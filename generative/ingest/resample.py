@@ -17,6 +17,10 @@ _SPOILT = 0.02
 """A new pixel of which more than this part comes from bad pixels, or from outside of the image, is bad."""
 
 
+class NoPixelsError(IngestError):
+    """A band has no usable pixel around the galaxy."""
+
+
 class Resampled(NamedTuple):
     """A band on a grid."""
 
@@ -67,7 +71,7 @@ def resample_exposure(
     ------
     IngestError
         If the width of point sources is not known, or more than the model knows; if the image does not reach
-        the field.
+        the field. `NoPixelsError` if nothing there is usable.
     """
     cut, old = _cut_out(exposure, wide)
     key = (old.shape, old.wcs.to_header_string())
@@ -86,13 +90,14 @@ def resample_exposure(
         )
     image = operation(_without_holes(cut.image, cut.good))
     good = operation(cut.good.astype(float)) / _old_per_new(matrix) > 1 - _SPOILT
+    if not good.any():
+        raise NoPixelsError(f"`good` must have usable pixels around `ra` and `dec` in {exposure.band}.")
     noise = None
     if cut.error is not None:
         usable = cut.good & np.isfinite(cut.error)
         level = float(np.median(cut.error[usable])) if usable.any() else np.nan
         if np.isfinite(level) and level > 0:
-            core = good if good.any() else np.ones(wide.shape, bool)
-            noise = after(independent(level), old.shape, operation, inside=core, n_draw=8, seed=seed)
+            noise = after(independent(level), old.shape, operation, inside=good, n_draw=8, seed=seed)
 
     def lies_under(new: np.ndarray) -> np.ndarray:
         return np.asarray((matrix.T @ new.ravel().astype(float)).reshape(old.shape) > 0.99)
@@ -111,10 +116,17 @@ def _old_per_new(matrix: Any) -> float:
 
 def _cut_out(exposure: Exposure, wide: Grid) -> tuple[Exposure, Grid]:
     """The part of an exposure that the field needs, with room for blurring."""
+    from astropy.wcs import NoConvergence
+
     side = wide.shape[0]
     edge = np.array([-0.5, side / 2, side - 0.5])
     x, y = np.meshgrid(edge, edge)
-    old_x, old_y = exposure.wcs.all_world2pix(*wide.wcs.all_pix2world(x, y, 0), 0)
+    try:
+        old_x, old_y = exposure.wcs.all_world2pix(*wide.wcs.all_pix2world(x, y, 0), 0)
+    except NoConvergence as error:
+        raise IngestError(f"`ra` and `dec` have no place in the image in {exposure.band}: {error}") from error
+    if not (np.isfinite(old_x).all() and np.isfinite(old_y).all()):
+        raise IngestError(f"`ra` and `dec` have no place on the sky that the image in {exposure.band} shows.")
     height, width = exposure.image.shape
     x0, x1 = max(int(old_x.min()) - 12, 0), min(int(old_x.max()) + 13, width)
     y0, y1 = max(int(old_y.min()) - 12, 0), min(int(old_y.max()) + 13, height)
@@ -129,7 +141,7 @@ def _cut_out(exposure: Exposure, wide: Grid) -> tuple[Exposure, Grid]:
     wcs = exposure.wcs.slice(rows)
     error = None if exposure.error is None else exposure.error[rows]
     if not exposure.good[rows].any():
-        raise IngestError(f"`good` must have usable pixels around `ra` and `dec` in {exposure.band}.")
+        raise NoPixelsError(f"`good` must have usable pixels around `ra` and `dec` in {exposure.band}.")
     cut = Exposure(
         exposure.band, exposure.image[rows], exposure.good[rows], wcs, error, exposure.psf, exposure.fwhm,
         exposure.survey,

@@ -18,7 +18,7 @@ from generative.ingest.checks import Flag, domain_flags
 from generative.ingest.exposure import Exposure, plain_wcs
 from generative.ingest.noise import NoiseModel, measured_noise, whitening_noise
 from generative.ingest.overlap import Grid
-from generative.ingest.resample import Resampled, resample_exposure
+from generative.ingest.resample import NoPixelsError, Resampled, resample_exposure
 from generative.ingest.sources import (
     Aperture,
     Field,
@@ -30,6 +30,9 @@ from generative.ingest.sources import (
     sky_level,
 )
 from generative.instrument import Instrument
+
+UNKNOWN_SKY = 0.2
+"""Error of a sky that could not be measured, in a pixel's noise: the file's may be off by that much."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +137,6 @@ def make_stamp(
     if ra is None or dec is None:
         ra, dec = _middle_of(first)
     rng_seed = zlib.crc32(f"{seed}/{name}".encode())
-    flags: list[Flag] = [
-        Flag("missing_band", f"no image in {band}")
-        for band, e in zip(instrument.bands, matched, strict=True)
-        if e is None
-    ]
     wide = _wide_grid(instrument, ra, dec, options.field_factor)
     bands = _resample(matched, instrument, wide, rng_seed)
     found, levels = _find(bands, instrument)
@@ -157,6 +155,11 @@ def make_stamp(
             wide = _wide_grid(instrument, ra, dec, options.field_factor)
             bands = _resample(matched, instrument, wide, rng_seed)
             found, levels = _find(bands, instrument)
+    flags: list[Flag] = [
+        Flag("missing_band", f"no image in {band}")
+        for band, b in zip(instrument.bands, bands, strict=True)
+        if b is None
+    ]
     return _assemble(
         bands, found, levels, matched, instrument, wide,
         name=name, ra=ra, dec=dec, zred=zred, options=options, seed=rng_seed, flags=flags,
@@ -204,11 +207,21 @@ def _wide_grid(instrument: Instrument, ra: float, dec: float, factor: int) -> Gr
 def _resample(
     exposures: Sequence[Exposure | None], instrument: Instrument, wide: Grid, seed: int
 ) -> list[Resampled | None]:
+    """Bands on the grid; None for those without a usable pixel there, unless all are."""
     known: dict[Any, Any] = {}
-    return [
-        None if e is None else resample_exposure(e, instrument, wide, band=i, seed=seed + i, known=known)
-        for i, e in enumerate(exposures)
-    ]
+    result: list[Resampled | None] = []
+    empty = None
+    for i, e in enumerate(exposures):
+        try:
+            one = None if e is None else resample_exposure(
+                e, instrument, wide, band=i, seed=seed + i, known=known
+            )  # fmt: skip
+        except NoPixelsError as error:
+            one, empty = None, error
+        result.append(one)
+    if empty is not None and all(b is None for b in result):
+        raise empty
+    return result
 
 
 def _find(bands: Sequence[Resampled | None], instrument: Instrument) -> tuple[Field, list[Sky]]:
@@ -282,7 +295,8 @@ def _assemble(
         model = _chosen_noise(measured, b.noise, band, flags)
         flux_field[i], area = aperture_flux(view.whole, aperture)
         flux[i], _ = aperture_flux(np.where(in_stamp, view.whole, 0.0), aperture)
-        sky_error = float(np.nan_to_num(sky.error)) * area
+        known = np.isfinite(sky.error)
+        sky_error = float(sky.error if known else UNKNOWN_SKY * model.sigma) * area
         flux_err[i] = np.hypot(model.sigma * model.sum_factor * np.sqrt(area), sky_error)
         if sky_error > 0.05 * abs(flux[i]):
             flags.append(

@@ -42,6 +42,11 @@ def image(
     pixel_scale: Annotated[
         float | None, typer.Option(help="arcsec per pixel, for images without coordinates.")
     ] = None,
+    hdu: Annotated[int | None, typer.Option(help="Number of the image's HDU, of several.")] = None,
+    extinction: Annotated[
+        list[str] | None,
+        typer.Option(help="Milky Way's, magnitudes: g=0.31,r=0.21; or columns A_g, A_r of the catalogue."),
+    ] = None,
     show: Annotated[
         Path | None, typer.Option(help="Figure of each step; a folder for many galaxies.")
     ] = None,
@@ -60,6 +65,9 @@ def image(
     it does not cover is refused or flagged, with numbers. Beside the stamps a table of fluxes and flags is
     written.
 
+    Surveys' images are dimmed by dust of the Milky Way, which the models do not know: give `--extinction`, or
+    columns A_BAND in the catalogue. Columns fwhm_BAND of it are used without `--fwhm`.
+
     `hbm image g.fits r.fits i.fits z.fits --zred 0.11 --fwhm stars --out stamps.h5 --show steps.png`
 
     `hbm image "cutouts/{id}_{band}.fits" --catalog galaxies.ecsv --fwhm 1.3 --out stamps.h5`
@@ -75,7 +83,7 @@ def image(
             model_instrument,
             read_galaxies,
         )
-        from generative.ingest.stamp import IngestOptions, Stamp
+        from generative.ingest.stamp import IngestOptions, Stamp, plain_band
         from generative.ingest.store import write_flux_table, write_stamps, write_whole
 
         if out.exists() and not overwrite:
@@ -86,7 +94,8 @@ def image(
         source = Source(
             survey=survey, zero_point=zero_point, stars=stars, pixel_scale=pixel_scale,
             fwhm={band: _number(value) for band, value in widths.items()},
-            psf={band: Path(value) for band, value in _by_band(psf, "psf").items()},
+            psf={band: Path(value) for band, value in _by_band(psf, "psf").items()}, hdu=hdu,
+            extinction=_magnitudes(extinction, [plain_band(band) for band in instrument.bands]),
         )  # fmt: skip
         options = IngestOptions(recentre=recentre, whiten=whiten, mask_neighbours=mask)
         many = catalog is not None or images[0].endswith((".h5", ".hdf5"))
@@ -108,9 +117,15 @@ def image(
 
         with progress_bar("images") as report:
             if images[0].endswith((".h5", ".hdf5")):
+                given = {"--catalog": catalog, "--zred": zred, "--ra": ra, "--dec": dec}
+                given["--id"] = None if name == "galaxy" else name
+                given["further files"] = images[1:] or None
+                if wrong := [option for option, value in given.items() if value is not None]:
+                    raise ValueError(f"{', '.join(wrong)} must not be given with an HDF5 file of images.")
                 done = ingest_records(
-                    Path(images[0]), instrument, options=options, seed=seed, progress=report, each=each
-                )
+                    Path(images[0]), instrument, source=source, options=options, seed=seed, progress=report,
+                    each=each,
+                )  # fmt: skip
             elif catalog is not None:
                 done = ingest_many(
                     images, read_galaxies(catalog), instrument, source=source, options=options, seed=seed,
@@ -159,6 +174,22 @@ def _by_band(values: list[str] | None, option: str) -> dict[str, str]:
         if band in result:
             raise ValueError(f"`{option}` must be given once per band, got {text!r} too.")
         result[band] = value
+    return result
+
+
+def _magnitudes(values: list[str] | None, bands: list[str]) -> dict[str, float]:
+    """``g=0.31,r=0.21``, once or several times."""
+    result: dict[str, float] = {}
+    for text in (part for value in values or [] for part in value.split(",")):
+        band, _, number = text.strip().partition("=")
+        try:
+            result[band] = float(number)
+        except ValueError:
+            band = ""
+        if band not in bands:
+            raise ValueError(
+                f"`extinction` must be BAND=magnitudes with bands of {', '.join(bands)}, got {text!r}."
+            )
     return result
 
 

@@ -93,7 +93,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.fits").write_text("no FITS at all")
     with pytest.raises(IngestError, match="not a FITS file"):
         read_exposures(tmp_path / "text.fits")
-    fits.PrimaryHDU(np.zeros((9, 9))).writeto(tmp_path / "bare.fits")
+    fits.PrimaryHDU(np.ones((9, 9))).writeto(tmp_path / "bare.fits")
     with pytest.raises(IngestError, match="survey"):
         read_exposures(tmp_path / "bare.fits")
     with pytest.raises(IngestError, match="pixel_scale"):
@@ -104,6 +104,81 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "short.fits").write_bytes(content[: len(content) // 2])
     with pytest.raises(IngestError, match="truncated"):
         read_exposures(tmp_path / "short.fits", zero_point=25.0, band="r", pixel_scale=0.2)
+
+
+def test_the_default_band_is_for_headers_without_a_filter(tmp_path: Path) -> None:
+    data = RNG.normal(size=(9, 9))
+    cards = {"PHOTFLAM": 7e-20, "PHOTPLAM": 8045.0, "BUNIT": "ELECTRONS/S"}
+    for name, more in (("said", {"FILTER1": "CLEAR1L", "FILTER2": "F606W"}), ("silent", {})):
+        header = header_of((9, 9), 0.05, **cards, **more)
+        fits.PrimaryHDU(data, header).writeto(tmp_path / f"{name}.fits")
+    bands = [read_exposures(tmp_path / f"{n}.fits", default_band="f814w")[0].band for n in ("said", "silent")]
+    assert bands == ["F606W", "f814w"]
+    assert read_exposures(tmp_path / "said.fits", band="f814w")[0].band == "f814w"
+    # A zero point does not make the survey unknown.
+    assert read_exposures(tmp_path / "said.fits", zero_point=25.9)[0].survey == "hst"
+
+
+def hst_file(path: Path, *, extensions: dict[str, np.ndarray], n_chip: int = 1) -> Path:
+    hdus: list[object] = [fits.PrimaryHDU()]
+    cards = {"PHOTFLAM": 7e-20, "PHOTPLAM": 8045.0, "BUNIT": "ELECTRONS/S", "FILTER": "F814W"}
+    for chip in range(1, n_chip + 1):
+        for name, values in extensions.items():
+            header = header_of((9, 9), 0.05, **cards) if name == "SCI" else None
+            hdus.append(fits.ImageHDU(values * (chip if name == "ERR" else 1), header, name=name, ver=chip))
+    fits.HDUList(hdus).writeto(path)
+    return path
+
+
+def test_bad_pixels_of_hst(tmp_path: Path) -> None:
+    science, flags, weight = np.ones((9, 9)), np.zeros((9, 9), np.int16), np.ones((9, 9))
+    science[0, 0] = 0.0
+    for pixel, flag in enumerate((0, 32, 64, 96, 1, 4, 16, 256, 4096, 8192)):
+        flags[1 + pixel // 8, pixel % 8] = flag
+    weight[4, 4], weight[4, 5] = 0.0, -1.0
+    (flt,) = read_exposures(hst_file(tmp_path / "flt.fits", extensions={"SCI": science, "DQ": flags}))
+    assert flt.good[1].tolist() == [True] * 4 + [False] * 4 + [True]
+    assert flt.good[2, :3].tolist() == [False, False, True]
+    (drz,) = read_exposures(hst_file(tmp_path / "drz.fits", extensions={"SCI": science, "WHT": weight}))
+    assert (~drz.good).sum() == 2
+    assert not drz.good[4, 4:6].any()
+    (bare,) = read_exposures(hst_file(tmp_path / "bare.fits", extensions={"SCI": science}))
+    assert np.argwhere(~bare.good).tolist() == [[0, 0]]
+
+
+def test_of_several_science_images_one_must_be_chosen(tmp_path: Path) -> None:
+    planes = {"SCI": np.ones((9, 9)), "ERR": np.ones((9, 9))}
+    path = hst_file(tmp_path / "flc.fits", extensions=planes, n_chip=2)
+    with pytest.raises(IngestError, match=r"`hdu` must be given.* 1 \(SCI\), 3 \(SCI\)"):
+        read_exposures(path)
+    first, second = (read_exposures(path, hdu=hdu)[0].error for hdu in (1, 3))
+    assert first is not None
+    assert second is not None
+    assert second[0, 0] == pytest.approx(2 * first[0, 0])  # the error image of the same chip
+
+
+def test_empty_planes_of_a_cube_are_left_out_and_bits_are_of_their_band(tmp_path: Path) -> None:
+    data = RNG.normal(size=(4, 9, 9)).astype(np.float32)
+    data[2] = 0.0
+    bits = np.zeros((9, 9), np.int32)
+    bits[1, 1], bits[2, 2], bits[3, 3], bits[4, 4] = 1 << 14, 1 << 15, 1 << 2, 1 << 1
+    mask = fits.ImageHDU(bits)
+    mask.header["IMAGETYP"] = "maskbits"
+    header = header_of((9, 9), 0.262, SURVEY="LegacySurvey", BANDS="griz")
+    fits.HDUList([fits.PrimaryHDU(data, header), mask]).writeto(tmp_path / "cube.fits")
+    g, r, z = read_exposures(tmp_path / "cube.fits")
+    assert [e.band for e in (g, r, z)] == ["g", "r", "z"]
+    assert [e.good[k, k] for e in (g, r) for k in (1, 2, 3, 4)] == [True, True, False, False] + [True] * 3 + [
+        False
+    ]
+    data[:] = 0.0
+    fits.HDUList([fits.PrimaryHDU(data, header), mask]).writeto(tmp_path / "empty.fits")
+    with pytest.raises(IngestError, match="no usable pixel in g, r, i, z"):
+        read_exposures(tmp_path / "empty.fits")
+    data[2] = 1.0
+    fits.HDUList([fits.PrimaryHDU(data, header), mask]).writeto(tmp_path / "i.fits")
+    (i,) = read_exposures(tmp_path / "i.fits")
+    assert np.argwhere(~i.good).tolist() == [[1, 1], [2, 2], [4, 4]]
 
 
 def test_multimodal_universe_record(tmp_path: Path) -> None:
