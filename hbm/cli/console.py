@@ -29,6 +29,7 @@ def stderr() -> Console:
 
 
 _IMAGE_MODULES = ("torch", "accelerate", "diffusers", "safetensors", "statmorph", "photutils", "tensorboard")
+_SURVEY_MODULES = ("requests", "skimage")
 
 
 @contextmanager
@@ -48,6 +49,10 @@ def plain_errors() -> Iterator[None]:
             text = str(error)
             if isinstance(error, ModuleNotFoundError) and error.name in _IMAGE_MODULES:
                 text = f'{error.name} is not installed: pip install "galaxy-hbm[torch]" for image models.'
+            if isinstance(error, ModuleNotFoundError) and error.name in _SURVEY_MODULES:
+                text = (
+                    f'{error.name} is not installed: pip install "galaxy-hbm[images]" for images of surveys.'
+                )
             console.print(f"[bold red]Error:[/] {escape(text)}", soft_wrap=True)
             raise typer.Exit(1) from error
 

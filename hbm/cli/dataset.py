@@ -26,7 +26,8 @@ def dataset(
 
     `hbm dataset stamps.h5 --catalog galSpecExtra.fits --info galSpecInfo.fits --kind mpa-jhu --out training`
 
-    Masses, IMF, Hubble constant and codes for "missing" are brought to this package's conventions.
+    Masses, IMF and codes for "missing" are brought to this package's conventions, and for mpa-jhu and
+    fastspecfit the Hubble constant.
     `hbm train` reads the files (`source = "hdf5"`).
     """
     with plain_errors():

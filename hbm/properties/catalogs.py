@@ -1,5 +1,8 @@
 """Readers of property catalogues: columns, units, codes for "missing", IMF and masses to this package's.
 
+Masses are brought to the package's Hubble constant where the catalogue's is known to differ (``mpa-jhu``, by
+0.03 dex, and ``fastspecfit``); those of ``gswlc``, ``provabgs`` and ``3dhst`` are taken as they are.
+
 Each gives the median and the 16th and 84th percentile of what it knows; the percentiles are the labels'
 errors. What a catalogue averages over another time, or means otherwise, is left out rather than renamed.
 
@@ -26,6 +29,7 @@ from hbm.properties.conventions import (
     FORMED_OVER_SURVIVING,
     FORMED_SCATTER,
     HUBBLE,
+    HUBBLE_OF_MPA_JHU,
     MASS_TO_CHABRIER,
     SFR_TO_CHABRIER,
     SOLAR_METALLICITY,
@@ -182,7 +186,7 @@ def _mpa_jhu(path: Path, info: Path | None) -> PropertyTable:
     return PropertyTable(
         identifiers(table, "specObjID"), position[0], position[1], column(table, "z", path),
         {
-            "logmass": formed(mass + to_mass),
+            "logmass": formed(mass + to_mass + 2 * math.log10(HUBBLE_OF_MPA_JHU / HUBBLE)),
             "logssfr": widened(specific + to_rate - to_mass - FORMED_OVER_SURVIVING, FORMED_SCATTER),
         },
         "mpa-jhu",

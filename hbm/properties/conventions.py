@@ -25,5 +25,8 @@ FORMED_SCATTER = 0.02
 HUBBLE = 0.6766
 """H0 / (100 km/s/Mpc) of Planck 2018, for catalogues that give masses for H0 = 100."""
 
+HUBBLE_OF_MPA_JHU = 0.70
+"""The same of MPA-JHU (Kauffmann et al. 2003). Masses go with its inverse square."""
+
 SOLAR_METALLICITY = 0.01524
 """Mass fraction of metals that ``logzsol`` is relative to: the grid's, of the PARSEC isochrones."""

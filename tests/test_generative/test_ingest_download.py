@@ -14,7 +14,9 @@ from astropy.io import fits
 from astropy.table import Table
 from typer.testing import CliRunner
 
+from generative.ingest.command import Galaxy
 from generative.ingest.download import DownloadError
+from generative.ingest.download.command import download_many, service
 from generative.ingest.download.services import (
     FRAMES,
     LEGACY,
@@ -185,6 +187,36 @@ def test_sdss_says_what_is_wrong(tmp_path: Path) -> None:
     responses.add(responses.GET, f"{FRAMES}/301/756/4/frame-r-000756-4-0206.fits.bz2", body=b"not bzip2")
     with pytest.raises(DownloadError, match="no bzip2"):
         fetch_sdss(fetcher(tmp_path / "c"), "m1", 180.0, 1.0, tmp_path, bands="r")
+
+
+@responses.activate
+def test_useless_answers_are_asked_for_again(tmp_path: Path) -> None:
+    lines = CSV.splitlines()
+    fetch = fetcher(tmp_path)
+    for body in ("ERROR: too busy", "\n".join([*lines[:2], lines[2][:40]])):
+        responses.upsert(responses.GET, SKYSERVER, body=body)
+        with pytest.raises(DownloadError, match="answers"):
+            fetch_sdss(fetch, "m1", 180.0, 1.0, tmp_path, bands="r")
+    assert fetch.n_request == 2
+    cube = fits_bytes(np.ones((3, 40, 40)), 0.262, SURVEY="LegacySurvey", BANDS="grz")
+    responses.add(responses.GET, LEGACY, body=cube[:8000])
+    responses.add(responses.GET, LEGACY, body=cube)
+    with pytest.raises(DownloadError, match="truncated"):
+        fetch_legacy(fetch, "m1", 180.0, 1.0, tmp_path)
+    assert fetch_legacy(fetch, "m1", 180.0, 1.0, tmp_path).files
+    responses.add(responses.GET, URL, body=requests.TooManyRedirects("loop"))
+    with pytest.raises(DownloadError, match="loop"):
+        fetch(URL)
+
+
+@responses.activate
+def test_a_senseless_position_does_not_stop_the_others(tmp_path: Path) -> None:
+    cube = fits_bytes(np.ones((3, 40, 40)), 0.262, SURVEY="LegacySurvey", BANDS="grz")
+    responses.add(responses.GET, LEGACY, body=cube)
+    galaxies = [Galaxy("a", 0.1, float("nan"), 1.0), Galaxy("b", 0.1, 10.0, 1.0)]
+    result = download_many(fetcher(tmp_path), galaxies, tmp_path, service("legacy"))
+    assert list(result.found) == ["b"]
+    assert "`ra` must be" in result.missing["a"]
 
 
 @responses.activate

@@ -54,19 +54,24 @@ def download_many(
 ) -> Result:
     """Images of galaxies; those an archive does not have are left out, with the reason.
 
+    So are those whose position makes no sense.
+
     Raises
     ------
     ValueError
-        If a position makes no sense.
+        If a galaxy has no position.
     """
     found: dict[str, Downloaded] = {}
     missing: dict[str, str] = {}
-    for i, galaxy in enumerate(galaxies):
+    places = []
+    for galaxy in galaxies:
         if galaxy.ra is None or galaxy.dec is None:
             raise ValueError(f"`ra` and `dec` must be given for {galaxy.id}.")
+        places.append((galaxy.ra, galaxy.dec))
+    for i, (galaxy, (ra, dec)) in enumerate(zip(galaxies, places, strict=True)):
         try:
-            found[galaxy.id] = fetch(fetcher, galaxy.id, galaxy.ra, galaxy.dec, folder)
-        except DownloadError as error:
+            found[galaxy.id] = fetch(fetcher, galaxy.id, ra, dec, folder)
+        except (DownloadError, ValueError) as error:
             missing[galaxy.id] = str(error)
         if progress is not None:
             progress(i + 1, len(galaxies), galaxy.id)

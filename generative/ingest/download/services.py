@@ -12,6 +12,7 @@ reads them.
 import bz2
 import io
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,9 +97,16 @@ def fetch_legacy(
     if not content.startswith(b"SIMPLE"):
         fetch.forget(LEGACY, parameters)
         raise DownloadError(f"{LEGACY} has no image of {layer} at {ra:.5f} {dec:.5f}: {content[:120]!r}")
-    with fits.open(io.BytesIO(content)) as hdus:
-        if not np.any(hdus[0].data):
-            raise DownloadError(f"{layer} does not cover {ra:.5f} {dec:.5f}: the image is empty.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of truncated files, which fail at their data
+            with fits.open(io.BytesIO(content)) as hdus:
+                filled = [bool(np.any(hdu.data)) for hdu in hdus]
+    except (OSError, ValueError, TypeError, EOFError) as error:
+        fetch.forget(LEGACY, parameters)
+        raise DownloadError(f"{LEGACY} answers with a truncated FITS file: {error}") from error
+    if not filled[0]:
+        raise DownloadError(f"{layer} does not cover {ra:.5f} {dec:.5f}: the image is empty.")
     path = folder / f"{name}.fits"
     write_whole(path, content)
     return Downloaded({bands: path}, {}, {})
@@ -141,22 +149,29 @@ def fetch_sdss(
         If position or size make no sense.
     """
     check_request(ra, dec, size)
-    row = _first_row(fetch(SKYSERVER, {"cmd": sdss_query(ra, dec, radius), "format": "csv"}), ra, dec)
-    run, camcol, number = int(row["run"]), int(row["camcol"]), int(row["field"])
+    query = {"cmd": sdss_query(ra, dec, radius), "format": "csv"}
+    try:
+        row = _first_row(fetch(SKYSERVER, query), ra, dec)
+        run, camcol, number = int(row["run"]), int(row["camcol"]), int(row["field"])
+    except (DownloadError, ValueError, KeyError) as error:
+        fetch.forget(SKYSERVER, query)
+        if isinstance(error, DownloadError):
+            raise
+        raise DownloadError(f"{SKYSERVER} answers with an incomplete row: {error}") from error
     files, fwhm = {}, {}
     for band in bands:
         address = (
             f"{FRAMES}/{row['rerun']}/{run}/{camcol}/frame-{band}-{run:06d}-{camcol}-{number:04d}.fits.bz2"
         )
         try:
-            frame = bz2.decompress(fetch(address))
-        except (OSError, ValueError) as error:
+            cut = cut_frame(bz2.decompress(fetch(address)), ra, dec, size, band)
+        except (OSError, ValueError, TypeError, EOFError) as error:
             if isinstance(error, DownloadError):
                 raise
             fetch.forget(address)
-            raise DownloadError(f"{address} is no bzip2 file: {error}") from error
+            raise DownloadError(f"{address} is no bzip2 file of a FITS image: {error}") from error
         path = folder / f"{name}_{band}.fits"
-        write_whole(path, cut_frame(frame, ra, dec, size, band))
+        write_whole(path, cut)
         files[band] = path
         width = float(row.get(f"psfWidth_{band}") or "nan")
         if width > 0:

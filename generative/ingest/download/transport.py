@@ -118,6 +118,8 @@ class Fetcher:
             ) as error:
                 reason = f"{type(error).__name__}: {error}"
                 continue
+            except requests.RequestException as error:
+                raise DownloadError(f"{address} cannot be had: {type(error).__name__}: {error}") from error
             if answer.status_code in _TRY_AGAIN:
                 reason = f"status {answer.status_code}"
                 self._sleep(_told_to_wait(answer.headers))
