@@ -123,8 +123,8 @@ def _cut_out(exposure: Exposure, wide: Grid) -> tuple[Exposure, Grid]:
     x, y = np.meshgrid(edge, edge)
     try:
         old_x, old_y = exposure.wcs.all_world2pix(*wide.wcs.all_pix2world(x, y, 0), 0)
-    except NoConvergence as error:
-        raise IngestError(f"`ra` and `dec` have no place in the image in {exposure.band}: {error}") from error
+    except NoConvergence as failed:
+        raise IngestError(f"`ra` and `dec` have no place in the image in {exposure.band}.") from failed
     if not (np.isfinite(old_x).all() and np.isfinite(old_y).all()):
         raise IngestError(f"`ra` and `dec` have no place on the sky that the image in {exposure.band} shows.")
     height, width = exposure.image.shape

@@ -117,7 +117,7 @@ def image(
 
         with progress_bar("images") as report:
             if images[0].endswith((".h5", ".hdf5")):
-                given = {"--catalog": catalog, "--zred": zred, "--ra": ra, "--dec": dec}
+                given: dict[str, object] = {"--catalog": catalog, "--zred": zred, "--ra": ra, "--dec": dec}
                 given["--id"] = None if name == "galaxy" else name
                 given["further files"] = images[1:] or None
                 if wrong := [option for option, value in given.items() if value is not None]:

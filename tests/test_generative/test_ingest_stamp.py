@@ -1,5 +1,6 @@
 """Stamps of simulated fields, whose fluxes, PSF and noise are known; and of real ones where there are."""
 
+import dataclasses
 from pathlib import Path
 
 import h5py
@@ -68,6 +69,25 @@ def test_flux_sky_and_centre(stamp: Stamp) -> None:
     assert (light * columns).sum() / light.sum() == pytest.approx(15.5, abs=0.1)
     assert (light * rows).sum() / light.sum() == pytest.approx(15.5, abs=0.1)
     assert not stamp.outside
+
+
+def test_a_band_without_pixels_at_the_galaxy_is_missing() -> None:
+    shots = exposures()
+    good = np.zeros(shots[2].image.shape, bool)
+    good[0, 0] = True  # far from the galaxy
+    shots[2] = dataclasses.replace(shots[2], good=good)
+    made = make_stamp(shots, SDSS_GRIZ, zred=0.1)
+    assert [flag.text for flag in made.flags if flag.name == "missing_band"] == ["no image in sdss_i0"]
+    assert not made.observed[2].any()
+    assert made.observed[[0, 1, 3]].any(axis=(1, 2)).all()
+
+
+def test_a_sky_that_is_not_known_has_an_error() -> None:
+    shots = exposures(shape=(60, 60), neighbour=False, offset=(0.0, 0.0))
+    made = make_stamp(shots, SDSS_GRIZ, zred=0.1)
+    assert "no_sky" in {flag.name for flag in made.flags}
+    # An aperture has hundreds of pixels: the sky's error counts more than their noise.
+    assert np.all(made.flux_err > 0.2 * made.noise / 2 * 100)
 
 
 def test_flux_is_that_of_photutils_on_the_original_pixels() -> None:
