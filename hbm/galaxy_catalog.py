@@ -101,9 +101,12 @@ def _with_images(
             )
         else:
             parts.append(_compiled(galaxy, name, likelihood))
-    if len({leaf.shape[1:] for part in parts for leaf in part.data[:1]}) != 1:
+    one_model = len({part.hash for part in parts}) == 1
+    if not one_model or len({leaf.shape[1:] for part in parts for leaf in part.data[:1]}) != 1:
         raise ValueError("`image` must be statistics of one image model for all galaxies.")
-    return with_images(catalog, jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts), likelihood)
+    arrays = [tuple(part)[:-1] for part in parts]  # all but the hash
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *arrays)
+    return with_images(catalog, CompiledImages(*joined, hash=parts[0].hash), likelihood)
 
 
 def _compiled(galaxy: Galaxy, name: str | Path, likelihood: "ImageLikelihood") -> "CompiledImages":
