@@ -104,9 +104,10 @@ def _with_images(
     one_model = len({part.hash for part in parts}) == 1
     if not one_model or len({leaf.shape[1:] for part in parts for leaf in part.data[:1]}) != 1:
         raise ValueError("`image` must be statistics of one image model for all galaxies.")
-    arrays = [tuple(part)[:-1] for part in parts]  # all but the hash
-    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *arrays)
-    return with_images(catalog, CompiledImages(*joined, hash=parts[0].hash), likelihood)
+    arrays = [(part.id, part.data, part.error, part.zred, part.p_typical) for part in parts]
+    names, data, error, zred, p = jax.tree.map(lambda *leaves: np.concatenate(leaves), *arrays)
+    joined = CompiledImages(names, data, error, zred, p, parts[0].hash)
+    return with_images(catalog, joined, likelihood)
 
 
 def _compiled(galaxy: Galaxy, name: str | Path, likelihood: "ImageLikelihood") -> "CompiledImages":
