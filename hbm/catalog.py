@@ -95,12 +95,15 @@ class Catalog:
 
     @staticmethod
     def from_galaxies(
-        galaxies: "Sequence[Galaxy]", image_model: "ImageLikelihood | str | Path | None" = None
+        galaxies: "Sequence[Galaxy]",
+        image_model: "ImageLikelihood | str | Path | None" = None,
+        *,
+        insist: bool = False,
     ) -> "Catalog":
         """Catalogue of `hbm.Galaxy` objects; see `hbm.galaxy_catalog.catalog_of`."""
         from hbm.galaxy_catalog import catalog_of
 
-        return catalog_of(galaxies, image_model)
+        return catalog_of(galaxies, image_model, insist=insist)
 
     def to_table(self) -> Table:
         """Table of `id`, `zred`, `zred_err` and, for each filter, flux, ``_err`` and ``_limit``.

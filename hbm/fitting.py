@@ -97,7 +97,8 @@ def fit(
     terms
         Likelihoods of your own (`hbm.terms.Term`).
     image_model
-        Of the images of `hbm.Galaxy` objects, as for `hbm.Catalog.from_galaxies`; a catalogue knows its own.
+        Of the images of `hbm.Galaxy` objects, as for `hbm.Catalog.from_galaxies`, which can also insist on an
+        overconfident one; a catalogue knows its own.
 
     Returns
     -------

@@ -21,7 +21,10 @@ _ANY_BAND = "sdss_r0"
 
 
 def catalog_of(
-    galaxies: Sequence[object], image_model: "ImageLikelihood | str | Path | None" = None
+    galaxies: Sequence[object],
+    image_model: "ImageLikelihood | str | Path | None" = None,
+    *,
+    insist: bool = False,
 ) -> Catalog:
     """Catalogue of galaxies, which may have been observed in different bands.
 
@@ -32,6 +35,8 @@ def catalog_of(
     image_model
         Of the images, if there are any: name of a shipped model or checkpoint; a likelihood that was loaded
         will do if all images are statistics.
+    insist
+        Use a likelihood that is not calibrated, or is overconfident.
 
     Raises
     ------
@@ -79,11 +84,11 @@ def catalog_of(
             f"`image_model` must be given for images, such as that of {pictured[0].id!r}: the name of a "
             "shipped model (sdss-griz) or a checkpoint."
         )
-    return _with_images(catalog, pictured, image_model)
+    return _with_images(catalog, pictured, image_model, insist=insist)
 
 
 def _with_images(
-    catalog: Catalog, galaxies: Sequence[Galaxy], image_model: "ImageLikelihood | str | Path"
+    catalog: Catalog, galaxies: Sequence[Galaxy], image_model: "ImageLikelihood | str | Path", *, insist: bool
 ) -> Catalog:
     from hbm.image import CompiledImages, ImageLikelihood, load_image_likelihood
 
@@ -107,7 +112,7 @@ def _with_images(
     arrays = [(part.id, part.data, part.error, part.zred, part.p_typical) for part in parts]
     names, data, error, zred, p = jax.tree.map(lambda *leaves: np.concatenate(leaves), *arrays)
     joined = CompiledImages(names, data, error, zred, p, parts[0].hash)
-    return with_images(catalog, joined, likelihood)
+    return with_images(catalog, joined, likelihood, insist=insist)
 
 
 def _compiled(galaxy: Galaxy, name: str | Path, likelihood: "ImageLikelihood") -> "CompiledImages":

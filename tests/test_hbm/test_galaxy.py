@@ -1,5 +1,6 @@
 """Galaxies described one by one, and the catalogue that they make."""
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -106,6 +107,15 @@ def test_statistics_of_images_are_matched_to_their_galaxies() -> None:
     assert [name in catalog.images for name in ("a", "b")] == [False, True]
     with pytest.raises(ImageError, match="`images` must have the redshifts of `catalog`"):
         Catalog.from_galaxies([Galaxy("b", 0.2, image=first)], likelihood)
+
+
+def test_one_may_insist_on_a_likelihood_that_was_never_calibrated() -> None:
+    likelihood = load_image_likelihood("sdss-griz")
+    rash = dataclasses.replace(likelihood, calibration=())
+    galaxy = Galaxy("b", 0.1, image=statistics("b"))
+    with pytest.raises(ImageError, match="never calibrated"):
+        Catalog.from_galaxies([galaxy], rash)
+    assert Catalog.from_galaxies([galaxy], rash, insist=True).images is not None
 
 
 def test_images_need_their_model() -> None:
