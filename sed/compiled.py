@@ -2,8 +2,8 @@ r"""Photometry compiled ahead of time: what the samplers use.
 
 At a known redshift and for known bands, everything but the parameters is integrated once:
 
-.. math:: f_b = \sum_n \Big\{ \big[ e^{-\tau_1(\lambda_{bn})} S^{young}_{bn} + S^{old}_{bn} + E D_{bn} \big]
-                e^{-\tau_2(\lambda_{bn})} \Big\} + \sum_l W_{bl} L_l e^{-\tau(\lambda_l)}
+.. math:: f_b = \sum_n \left\{ \big[ e^{-\tau_1(\lambda_{bn})} S^{young}_{bn} + S^{old}_{bn} + E D_{bn} \big]
+                e^{-\tau_2(\lambda_{bn})} \right\} + \sum_l W_{bl} L_l e^{-\tau(\lambda_l)}
 
 - S: starlight of each component (age bin, or age of the grid for a delayed exponential), linear in
   mass and piecewise linear in log Z, at a few wavelengths (*nodes*) of each band. Between the nodes
