@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hbm.cli.calibrate import calibrate
 from hbm.cli.compile import compile_images
 from hbm.cli.correct import correct
 from hbm.cli.dataset import dataset
@@ -67,6 +68,10 @@ def main(
 
     `hbm compile stamps.h5 --model sdss-griz --out stamps.stats.h5`
 
+    Are the posteriors calibrated? On simulated galaxies:
+
+    `hbm calibrate sdss-griz --n 500 --out calibration`
+
     Many galaxies tell of their population:
 
     `hbm population --example mock`
@@ -91,3 +96,4 @@ app.command()(correct)
 app.command()(sample)
 app.command()(evaluate)
 app.command(name="compile")(compile_images)
+app.command()(calibrate)
