@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -37,12 +38,13 @@ def catalog(grid):
         meta={},
     )
     build = DataBuilder(grid, CONFIG, FILTERS)
+    predict = jax.jit(lambda photometry, params: photometry.flux(params))
     flux = []
     for row in range(2):
         logmass, logssfr, dust2 = (TRUTH[name][row] for name in ("logmass", "logssfr", "dust2"))
         sfh = BinnedSFH(logmass, logssfr, 0.0, np.zeros(2, np.float32))
         params = SEDParams(sfh, 0.0, dust2, dust1=dust2, dust_index=-0.2, gas_logu=-2.7)
-        flux.append(np.asarray(build(blank, row).photometry.flux(params), float))
+        flux.append(np.asarray(predict(build(blank, row).photometry, params), float))
     flux = np.array(flux)
     return Catalog(
         id=blank.id,

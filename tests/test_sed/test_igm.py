@@ -21,7 +21,7 @@ def test_madau_equals_fsps():
     fsps = pytest.importorskip("fsps")
     if "SPS_HOME" not in os.environ:
         pytest.skip("SPS_HOME is not set")
-    population = fsps.StellarPopulation(zcontinuous=1, sfh=0, add_igm_absorption=True, add_neb_emission=False)
+    population = fsps.StellarPopulation(zcontinuous=0, sfh=0, add_igm_absorption=True, add_neb_emission=False)
     _, clear = population.get_spectrum(tage=0.01)  # zred = 0: no absorption
     for zred, factor in [(0.1, 1.0), (0.7, 1.0), (2.5, 1.0), (4.0, 1.0), (4.0, 0.5), (7.0, 1.0)]:
         population.params["zred"] = zred
