@@ -48,7 +48,9 @@ class Calibration(NamedTuple):
     """Fraction of truths inside the central intervals of the given levels."""
 
 
-def draw_prior(galaxy: GalaxyData, config: ModelConfig, keys: Array) -> dict[str, Array]:
+def draw_prior(
+    galaxy: GalaxyData, config: ModelConfig, keys: Array, given: dict[str, Array] | None = None
+) -> dict[str, Array]:
     """Sites and derived quantities of prior draws at one galaxy's redshift, axes (draw, ...).
 
     The plain statement of the model is sampled, not the standard normals through which fits see it.
@@ -61,26 +63,35 @@ def draw_prior(galaxy: GalaxyData, config: ModelConfig, keys: Array) -> dict[str
         The model.
     keys
         One JAX key for each draw.
+    given
+        Values of sites that are not drawn, such as ``logmass``, leading axis draw. Others are drawn given
+        these.
     """
 
-    def one(key: Array) -> dict[str, Array]:
-        seeded = handlers.seed(galaxy_model, key)
+    def one(key: Array, values: dict[str, Array]) -> dict[str, Array]:
+        seeded = handlers.seed(handlers.substitute(galaxy_model, data=values), key)
         trace = handlers.trace(seeded).get_trace(galaxy, config, use_data=False)
         sites = {name: jnp.asarray(site["value"]) for name, site in trace.items()}
         return {**sites, **derived_quantities(sites, galaxy, config)}
 
-    return jax.vmap(one)(keys)
+    return jax.vmap(one)(keys, {} if given is None else given)
 
 
 _BLOCK = 64
 _draw_block = jax.jit(draw_prior, static_argnums=1)
 
 
-def _draw_in_blocks(galaxy: GalaxyData, config: ModelConfig, keys: Array) -> dict[str, np.ndarray]:
-    """Draw from the prior, any number, by one compiled program that draws `_BLOCK`."""
+def draw_in_blocks(
+    galaxy: GalaxyData, config: ModelConfig, keys: Array, given: dict[str, Array] | None = None
+) -> dict[str, np.ndarray]:
+    """`draw_prior` of any number, by one compiled program that draws `_BLOCK`."""
     n_draw = len(keys)
-    keys = keys[jnp.arange(-(-n_draw // _BLOCK) * _BLOCK) % n_draw]
-    blocks = [_draw_block(galaxy, config, keys[i : i + _BLOCK]) for i in range(0, len(keys), _BLOCK)]
+    rows = jnp.arange(-(-n_draw // _BLOCK) * _BLOCK) % n_draw
+    blocks = []
+    for first in range(0, len(rows), _BLOCK):
+        some = rows[first : first + _BLOCK]
+        values = {} if given is None else {name: jnp.asarray(v)[some] for name, v in given.items()}
+        blocks.append(_draw_block(galaxy, config, keys[some], values))
     return {
         name: np.concatenate([np.asarray(block[name], np.float64) for block in blocks])[:n_draw]
         for name in blocks[0]
@@ -91,9 +102,9 @@ def prior_flux(
     builder: DataBuilder, zred: float, *, quantile: float = 0.5, n_draw: int = 256, seed: int = 0
 ) -> Float[np.ndarray, " band"]:
     """Quantile of the prior of each band's flux (maggies) at a redshift, to set the depth of a simulation."""
-    galaxy = _galaxy(builder, zred, 0.0)
+    galaxy = one_galaxy(builder, zred)
     keys = jax.random.split(jax.random.key(seed), n_draw)
-    return np.asarray(np.quantile(_draw_in_blocks(galaxy, builder.config, keys)["flux"], quantile, axis=0))
+    return np.asarray(np.quantile(draw_in_blocks(galaxy, builder.config, keys)["flux"], quantile, axis=0))
 
 
 def simulate(
@@ -102,6 +113,7 @@ def simulate(
     flux_err: Float[np.ndarray, "galaxy band"],
     *,
     zred_err: float = 0.0,
+    given: dict[str, np.ndarray] | None = None,
     seed: int = 0,
 ) -> Simulation:
     """Galaxies of the prior and their measured fluxes, from the density that fits assume.
@@ -116,6 +128,8 @@ def simulate(
         Standard deviations of the fluxes, the model error apart; must not depend on the draws.
     zred_err
         Standard deviation of the redshift, 0 where it is exact.
+    given
+        Values of parameters that are not drawn from the prior, such as ``logmass``, leading axis galaxy.
     seed
         The first galaxies stay the same when more are asked for.
 
@@ -136,7 +150,8 @@ def simulate(
     truth: dict[str, np.ndarray] = {}
     for value in np.unique(zred):
         here = zred == value
-        sites = _draw_in_blocks(_galaxy(builder, float(value), zred_err), config, keys[here, 0])
+        some = {} if given is None else {n: np.asarray(v, np.float32)[here] for n, v in given.items()}
+        sites = draw_in_blocks(one_galaxy(builder, float(value), zred_err), config, keys[here, 0], some)
         for name, array in sites.items():
             truth.setdefault(name, np.zeros((n_galaxy, *array.shape[1:])))[here] = array
     observe = jax.jit(jax.vmap(lambda key, *row: _observe(key, *row, config=config)))
@@ -181,7 +196,8 @@ def _catalog(
     )
 
 
-def _galaxy(builder: DataBuilder, zred: float, zred_err: float) -> GalaxyData:
+def one_galaxy(builder: DataBuilder, zred: float, zred_err: float = 0.0) -> GalaxyData:
+    """A galaxy whose photometry is compiled at a redshift, with fluxes that mean nothing."""
     ones = np.ones((1, len(builder.filters)))
     return builder(_catalog(builder, np.array([zred]), zred_err, ones, ones), 0)
 

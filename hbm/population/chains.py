@@ -62,6 +62,18 @@ def fingerprint(settings: dict[str, Any], arrays: Any) -> dict[str, Any]:
     return {**settings, "data": digest.hexdigest()}
 
 
+def in_pieces(step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]) -> Callable[[Any, Any], Any]:
+    """Program of so many steps of all chains as `run_chains` takes at once."""
+
+    @jax.jit
+    def advance(state: Any, arrays: Any) -> tuple[Any, Any]:
+        by_chain = jax.vmap(step, in_axes=(0, None))
+        return jax.lax.scan(lambda carry, _: by_chain(carry, arrays), state, None, length=_PIECE)
+
+    program: Callable[[Any, Any], Any] = advance
+    return program
+
+
 def run_chains(
     step: Callable[[Any, Any], tuple[Any, dict[str, Any]]],
     state: Any,
@@ -70,6 +82,8 @@ def run_chains(
     identity: dict[str, Any],
     progress: Progress | None = None,
     text: str = "sampling",
+    *,
+    program: Callable[[Any, Any], Any] | None = None,
 ) -> dict[str, Any]:
     """Advance all chains to the end.
 
@@ -88,6 +102,8 @@ def run_chains(
         What a checkpoint must agree in (`fingerprint`).
     progress, text
         Told how far the run is, in these words.
+    program
+        That of ``step``, of `in_pieces`, if there is one already: it need not be compiled again.
 
     Returns
     -------
@@ -101,12 +117,7 @@ def run_chains(
     ValueError
         If it is of other settings or data, or no checkpoint.
     """
-
-    @jax.jit
-    def advance(state: Any, arrays: Any) -> tuple[Any, Any]:
-        by_chain = jax.vmap(step, in_axes=(0, None))
-        return jax.lax.scan(lambda carry, _: by_chain(carry, arrays), state, None, length=_PIECE)
-
+    advance = in_pieces(step) if program is None else program
     total = schedule.n_warmup + schedule.n_draw
     done, kept = 0, dict[str, np.ndarray]()
     path = schedule.checkpoint

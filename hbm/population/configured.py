@@ -139,9 +139,11 @@ def selection_of(
         zred = volume_redshifts(chosen.zred_low, chosen.zred_high, config.cosmology, settings.sampler.seed)
     age = np.asarray(cosmology_by_name(config.cosmology).age_np(zred))
     detection = _detection(chosen, settings, config, (float(zred.min()), float(zred.max())))
+    depends = (chosen.property,) if chosen.property in population.properties else None
     return selection_by(
-        detection, age, config.prior, population, n_draw=chosen.draws, seed=settings.sampler.seed
-    )
+        detection, age, config.prior, population, depends=depends, n_draw=chosen.draws,
+        seed=settings.sampler.seed,
+    )  # fmt: skip
 
 
 def _detection(

@@ -5,7 +5,7 @@ r"""The density of everything that is unknown in a survey: galaxies, calibration
 
 with U_i the potential of galaxy i under the interim prior p_0 (all Jacobians in it), theta_i the properties
 that the population describes, and c the shared calibration. It is the density of which reweighting
-(`hbm.population.fit`) integrates out the galaxies by their stored draws.
+(`hbm.population.reweight`) integrates out the galaxies by their stored draws.
 """
 
 from collections.abc import Callable
@@ -14,18 +14,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
-from numpyro import handlers
-from numpyro.distributions import biject_to
 
 from hbm.mixture import Mixture
 from hbm.population.draws import interim_log_prob
 from hbm.population.relations import Hyper, Population
 from hbm.population.selection import Selection
 from hbm.population.survey import GalaxyPoint, Shared, Survey
-
-_N_PRIOR = 500
+from hbm.population.unknowns import Unknowns
 
 
 class Drawn(NamedTuple):
@@ -55,15 +51,14 @@ class Arrays(NamedTuple):
 class Hierarchy:
     """Density of a survey's galaxies and their population.
 
-    The hyperparameters and the calibration are one vector, on the real line by NumPyro's transforms, shifted
-    and scaled by the spread of the hyperpriors.
+    The hyperparameters and the calibration are one vector (`hbm.population.unknowns`).
 
     Parameters
     ----------
     survey, population, selection
         As for `hbm.population.fit_population`.
     seed
-        Of the draws that measure the spread.
+        Of the draws that measure the spread of the hyperpriors.
     """
 
     def __init__(
@@ -71,23 +66,8 @@ class Hierarchy:
     ) -> None:
         self.survey, self.population = survey, population
 
-        def traced(key: Array) -> dict[str, Any]:
-            seeded = handlers.seed(self._statements, key)
-            found: dict[str, Any] = handlers.trace(seeded).get_trace()
-            return {n: s for n, s in found.items() if s["type"] == "sample" and not s["is_observed"]}
-
-        example = traced(jax.random.key(seed))
-        self._transforms = {name: biject_to(site["fn"].support) for name, site in example.items()}
-
-        def unconstrained(key: Array) -> dict[str, Array]:
-            return {n: self._transforms[n].inv(site["value"]) for n, site in traced(key).items()}
-
-        some = jax.vmap(unconstrained)(jax.random.split(jax.random.key(seed), _N_PRIOR))
-        middle = jax.tree.map(lambda x: jnp.median(x, axis=0), some)
-        self.centre, self._unravel = ravel_pytree(middle)
-        low, high = (jax.tree.map(lambda x, q=q: jnp.quantile(x, q, axis=0), some) for q in (0.16, 0.84))
-        self.scale = 0.5 * (ravel_pytree(high)[0] - ravel_pytree(low)[0]) + 1e-6
-        self.n_shared = int(self.centre.shape[0])
+        self._unknowns = Unknowns(self._statements, seed)
+        self.n_shared = self._unknowns.n
         start = self.drawn(jnp.zeros(self.n_shared))
         zero = jnp.zeros(len(survey.id))
         arrays = Arrays(survey.data, survey.mean, survey.chol, survey.proposal, selection, zero)
@@ -107,22 +87,12 @@ class Hierarchy:
 
     def drawn(self, shared: Float[Array, " shared"]) -> Drawn:
         """Values and log prior of a vector of hyperparameters and calibration."""
-        free = self._unravel(self.centre + self.scale * shared)
-        values = {name: self._transforms[name](value) for name, value in free.items()}
-        with handlers.block(), handlers.trace() as trace, handlers.substitute(data=values):
-            hyper, calibration = self._statements()
-        total = jnp.zeros(())
-        for site in trace.values():
-            if site["type"] == "sample":
-                total = total + jnp.sum(site["fn"].log_prob(site["value"]))
-        for name, value in values.items():
-            total = total + jnp.sum(self._transforms[name].log_abs_det_jacobian(free[name], value))
-        return Drawn(hyper, calibration, values, total)
+        (hyper, calibration), values, log_prior = self._unknowns.drawn(shared)
+        return Drawn(hyper, calibration, values, log_prior)
 
     def shared_of(self, values: dict[str, Any]) -> Float[Array, " shared"]:
         """Vector of given values of all sampled sites, the inverse of `drawn`."""
-        free = {n: transform.inv(jnp.asarray(values[n])) for n, transform in self._transforms.items()}
-        return (ravel_pytree(free)[0] - self.centre) / self.scale
+        return self._unknowns.vector_of(values)
 
     def relative(self, properties: dict[str, Array], hyper: Hyper) -> Float[Array, "..."]:
         """Ln p(theta | eta) - ln p_0(theta) of the properties that the population describes."""

@@ -11,7 +11,7 @@ properties without one keep their interim prior.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float
 
 from hbm.config import InterimPrior
-from hbm.distributions import TruncatedNormal
+from hbm.population import truncated
 from hbm.relations import mass_metallicity, star_forming_sequence
 
 Galaxies = Mapping[str, Array]
@@ -33,6 +33,18 @@ Hyper = Mapping[str, Any]
 
 _PIVOT_MASS, _PIVOT_SSFR = 10.5, -10.0
 _N_GRID = 400
+
+
+def with_published(galaxies: Galaxies) -> dict[str, Array]:
+    """Galaxies with the published relations at their properties.
+
+    These do not depend on hyperparameters: with them in place, samplers need not compute them at each step.
+    """
+    mass = galaxies["logmass"]
+    return dict(galaxies) | {
+        "sequence": star_forming_sequence(mass, galaxies["age_universe"]),
+        "metallicity": mass_metallicity(mass),
+    }
 
 
 @runtime_checkable
@@ -85,10 +97,22 @@ class _MassFunction(ABC):
         return jnp.interp(place, total / total[-1], grid)
 
 
-def _inside(of: TruncatedNormal, value: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Log density, -inf beyond the ends, which the distribution itself does not check."""
-    x = jnp.clip(value, of.low, of.high)
-    return jnp.where(value == x, of.log_prob(x), -jnp.inf)
+class _Normal(NamedTuple):
+    """A truncated normal; its centre may be far outside of its ends."""
+
+    centre: Array
+    width: Array
+    low: float
+    high: float
+
+    def log_prob(self, value: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Log density, -inf beyond the ends."""
+        x = jnp.clip(value, self.low, self.high)
+        return jnp.where(value == x, truncated.log_density(x, *self), -jnp.inf)
+
+    def sample(self, key: Array) -> Float[Array, "..."]:
+        """Draw one for each centre."""
+        return truncated.draw(key, *self)
 
 
 class _TruncatedRelation(ABC):
@@ -97,12 +121,12 @@ class _TruncatedRelation(ABC):
     property: ClassVar[str]
 
     @abstractmethod
-    def _normal(self, galaxies: Galaxies, hyper: Hyper) -> TruncatedNormal:
+    def _normal(self, galaxies: Galaxies, hyper: Hyper) -> _Normal:
         """Its distribution."""
 
     def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
         """Per unit of the property; -inf beyond the ends."""
-        return _inside(self._normal(galaxies, hyper), galaxies[self.property])
+        return self._normal(galaxies, hyper).log_prob(galaxies[self.property])
 
     def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
         """Draw it."""
@@ -185,14 +209,17 @@ class StarFormingSequence:
             "quiescent_scatter": numpyro.sample("quiescent_scatter", dist.LogNormal(np.log(0.5), 0.3)),
         }
 
-    def _parts(self, galaxies: Galaxies, hyper: Hyper) -> tuple[Array, TruncatedNormal, TruncatedNormal]:
+    def _parts(self, galaxies: Galaxies, hyper: Hyper) -> tuple[Array, _Normal, _Normal]:
         mass = galaxies["logmass"]
-        centre = star_forming_sequence(mass, galaxies["age_universe"])
+        if "sequence" in galaxies:
+            centre = galaxies["sequence"]
+        else:
+            centre = star_forming_sequence(mass, galaxies["age_universe"])
         centre = centre + hyper["sfs_offset"] + hyper["sfs_tilt"] * (mass - _PIVOT_MASS)
         logit = (mass - hyper["quiescent_mass"]) / hyper["quiescent_width"]
-        forming = TruncatedNormal(centre, hyper["sfs_scatter"], self.low, self.high)
+        forming = _Normal(centre, hyper["sfs_scatter"], self.low, self.high)
         level = jnp.broadcast_to(hyper["quiescent_logssfr"], jnp.shape(mass))
-        return logit, forming, TruncatedNormal(level, hyper["quiescent_scatter"], self.low, self.high)
+        return logit, forming, _Normal(level, hyper["quiescent_scatter"], self.low, self.high)
 
     def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
         """Per dex; -inf beyond the ends."""
@@ -202,6 +229,7 @@ class StarFormingSequence:
             jax.nn.log_sigmoid(-logit) + forming.log_prob(x),
             jax.nn.log_sigmoid(logit) + quiescent.log_prob(x),
         )
+        # Here and not in the parts: the slope of a sum of two that are -inf is not a number.
         return jnp.where(galaxies["logssfr"] == x, density, -jnp.inf)
 
     def draw(self, key: Array, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
@@ -228,10 +256,11 @@ class MassMetallicity(_TruncatedRelation):
             "mzr_scatter": numpyro.sample("mzr_scatter", dist.LogNormal(np.log(0.25), 0.5)),
         }
 
-    def _normal(self, galaxies: Galaxies, hyper: Hyper) -> TruncatedNormal:
+    def _normal(self, galaxies: Galaxies, hyper: Hyper) -> _Normal:
         mass = galaxies["logmass"]
-        centre = mass_metallicity(mass) + hyper["mzr_offset"] + hyper["mzr_tilt"] * (mass - _PIVOT_MASS)
-        return TruncatedNormal(centre, hyper["mzr_scatter"], self.low, self.high)
+        centre = galaxies["metallicity"] if "metallicity" in galaxies else mass_metallicity(mass)
+        centre = centre + hyper["mzr_offset"] + hyper["mzr_tilt"] * (mass - _PIVOT_MASS)
+        return _Normal(centre, hyper["mzr_scatter"], self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -250,13 +279,13 @@ class DustRelation(_TruncatedRelation):
             "dust_scatter": numpyro.sample("dust_scatter", dist.LogNormal(np.log(0.4), 0.5)),
         }
 
-    def _normal(self, galaxies: Galaxies, hyper: Hyper) -> TruncatedNormal:
+    def _normal(self, galaxies: Galaxies, hyper: Hyper) -> _Normal:
         centre = (
             hyper["dust_level"]
             + hyper["dust_mass"] * (galaxies["logmass"] - _PIVOT_MASS)
             + hyper["dust_ssfr"] * (galaxies["logssfr"] - _PIVOT_SSFR)
         )
-        return TruncatedNormal(centre, hyper["dust_scatter"], 0.0, self.high)
+        return _Normal(centre, hyper["dust_scatter"], 0.0, self.high)
 
 
 @dataclass(frozen=True)
@@ -275,9 +304,9 @@ class IonizationRelation(_TruncatedRelation):
             "logu_scatter": numpyro.sample("logu_scatter", dist.LogNormal(np.log(0.4), 0.5)),
         }
 
-    def _normal(self, galaxies: Galaxies, hyper: Hyper) -> TruncatedNormal:
+    def _normal(self, galaxies: Galaxies, hyper: Hyper) -> _Normal:
         centre = hyper["logu_level"] + hyper["logu_ssfr"] * (galaxies["logssfr"] - _PIVOT_SSFR)
-        return TruncatedNormal(centre, hyper["logu_scatter"], self.low, self.high)
+        return _Normal(centre, hyper["logu_scatter"], self.low, self.high)
 
 
 class Population:

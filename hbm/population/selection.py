@@ -10,25 +10,27 @@ For N galaxies that were measured because their *data* passed a cut, the likelih
 1 / number). The sum is over draws from a broad q, the same for all hyperparameters, and differentiable.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
 from hbm.config import InterimPrior
 from hbm.population.draws import PROPERTIES, interim_draw, interim_log_prob
-from hbm.population.relations import Galaxies, Hyper, Population, default_population
+from hbm.population.relations import Galaxies, Hyper, Population, default_population, with_published
 
 
 class Selection(NamedTuple):
     """Draws of q with the probability of being measured; make it with `selection_by`."""
 
     galaxies: dict[str, Float[Array, " draw"]]
-    """Properties and ``age_universe``."""
+    """Properties and ``age_universe``, with `with_published`. Described properties that are not here are
+    integrated out: detection does not depend on them."""
     log_reference: Float[Array, " draw"]
     """Log density q of the properties."""
     log_detection: Float[Array, " draw"]
@@ -55,7 +57,9 @@ class Selection(NamedTuple):
         return n_galaxy**2 * jnp.sum((one - two) ** 2)
 
     def _log_weight(self, population: Population, hyper: Hyper) -> Float[Array, " draw"]:
-        return population.log_prob(self.galaxies, hyper) - self.log_reference + self.log_detection
+        described = tuple(r for r in population.relations if r.property in self.galaxies)
+        log_prob = Population(described).log_prob(self.galaxies, hyper)
+        return log_prob - self.log_reference + self.log_detection
 
 
 def selection_by(
@@ -64,6 +68,8 @@ def selection_by(
     prior: InterimPrior,
     population: Population,
     *,
+    depends: Sequence[str] | None = None,
+    about: Hyper | None = None,
     n_draw: int = 20_000,
     seed: int = 0,
 ) -> Selection:
@@ -79,35 +85,39 @@ def selection_by(
         Ranges of the properties.
     population
         What will be fitted. Properties that it does not describe keep their interim prior.
+    depends
+        Described properties that ``detection`` depends on; all by default. Described properties after the
+        last of these (`PROPERTIES` has the order) are integrated out exactly, which makes P(det) less noisy.
+    about
+        Hyperparameters of ``population``, as the medians of an earlier fit: about them P(det) is least noisy.
+        By default the middle of the default population's hyperpriors.
     n_draw
-        Draws of q: half from the interim prior, half with the described properties from the middle of the
-        default population's hyperpriors. An even number.
+        Draws of q: half from the interim prior, half with the described properties from the population
+        ``about``. An even number.
     seed
         Of the draws.
 
     Raises
     ------
     ValueError
-        If ``detection`` gives anything but probabilities, or zero for all, or ``n_draw`` is not even.
+        If ``detection`` gives anything but probabilities, or zero for all, ``n_draw`` is not even, or the
+        population does not describe what ``depends`` names.
     """
     if n_draw < 2 or n_draw % 2:
         raise ValueError(f"`n_draw` must be even and positive, got {n_draw}.")
     keys = jax.random.split(jax.random.key(seed))
     age = jnp.asarray(np.random.default_rng(seed).choice(age_universe, n_draw), jnp.float32)
-    middle = {
-        r.property: r for r in default_population(prior).relations if r.property in population.properties
-    }
-    parts = []
-    for half, (key, described) in enumerate(zip(keys, (middle, {}), strict=True)):
-        part: dict[str, Array] = {"age_universe": age[half::2]}
-        for i, name in enumerate(PROPERTIES):
-            one = jax.random.fold_in(key, i)
-            if name in described:
-                part[name] = described[name].draw(one, part, MIDDLE)
-            else:
-                part[name] = interim_draw(name, one, part, prior)
-        parts.append(part)
-    galaxies = {name: jnp.concatenate([part[name] for part in parts]) for name in parts[0]}
+    depends = population.properties if depends is None else depends
+    if not depends or not set(depends) <= set(population.properties):
+        raise ValueError(
+            f"`depends` must name some of what `population` describes, {', '.join(population.properties)}, "
+            f"got {tuple(depends)}."
+        )
+    last = max(PROPERTIES.index(name) for name in depends)
+    kept_names = tuple(n for n in population.properties if PROPERTIES.index(n) <= last)
+    described = _middle_of(prior, population.properties) if about is None else population
+    hyper = MIDDLE if about is None else {name: jnp.asarray(value) for name, value in about.items()}
+    galaxies = _drawn(described, prior, hyper, keys, age)
     probability = jnp.asarray(detection(galaxies))
     bad = ~((probability >= 0) & (probability <= 1))
     if probability.shape != age.shape or bool(bad.any()) or not bool((probability > 0).any()):
@@ -115,12 +125,57 @@ def selection_by(
             "`detection` must give a probability between 0 and 1 for each galaxy, above 0 for some, got "
             f"shape {probability.shape} and values from {probability.min()} to {probability.max()}."
         )
-    # Other properties follow the interim prior in q as in the population, whose densities cancel.
-    kept = Population(tuple(middle.values()))
-    log_middle = kept.log_prob(galaxies, MIDDLE)
-    log_interim = interim_log_prob(galaxies, prior, population.properties)
-    log_reference = jnp.logaddexp(log_middle, log_interim) - np.log(2)
-    return Selection(galaxies, log_reference, jnp.log(probability))
+    dropped = set(population.properties) - set(kept_names)
+    kept = {name: value for name, value in galaxies.items() if name not in dropped}
+    kept, log_reference = _finished(described, prior, kept_names, hyper, kept)
+    return Selection(kept, log_reference, jnp.log(probability))
+
+
+@functools.lru_cache(maxsize=8)
+def _middle_of(prior: InterimPrior, names: tuple[str, ...]) -> Population:
+    """Default relations of some properties; the same object each time, for which programs are compiled."""
+    return Population(tuple(r for r in default_population(prior).relations if r.property in names))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _drawn(
+    described: Population,
+    prior: InterimPrior,
+    hyper: Hyper,
+    keys: Key[Array, " half"],
+    age: Float[Array, " draw"],
+) -> dict[str, Array]:
+    """Draws of q: half from the population, half from the interim prior."""
+    relations = {relation.property: relation for relation in described.relations}
+    parts = []
+    for half, of in enumerate((relations, {})):
+        part: dict[str, Array] = {"age_universe": age[half::2]}
+        for i, name in enumerate(PROPERTIES):
+            one = jax.random.fold_in(keys[half], i)
+            if name in of:
+                part[name] = of[name].draw(one, part, hyper)
+            else:
+                part[name] = interim_draw(name, one, part, prior)
+        parts.append(part)
+    return {name: jnp.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _finished(
+    described: Population,
+    prior: InterimPrior,
+    names: tuple[str, ...],
+    hyper: Hyper,
+    galaxies: dict[str, Array],
+) -> tuple[dict[str, Array], Float[Array, " draw"]]:
+    """Draws with the published relations in place, and log q of the named properties.
+
+    Other properties follow the interim prior in q as in the population, whose densities cancel.
+    """
+    part = Population(tuple(r for r in described.relations if r.property in names))
+    log_interim = interim_log_prob(galaxies, prior, names)
+    log_q = jnp.logaddexp(part.log_prob(galaxies, hyper), log_interim) - np.log(2)
+    return with_published(galaxies), log_q
 
 
 MIDDLE = {

@@ -61,7 +61,7 @@ def fit_together(
     given = hierarchy.arrays._replace(reference=jnp.zeros(0))
     identity = fingerprint(settings, (given, survey.start))
     schedule = Schedule(n_warmup, n_draw, checkpoint=checkpoint, resume=resume)
-    with _reporter(progress) as report:
+    with reporter(progress) as report:
         kept = run_chains(kernel.step, state, hierarchy.arrays, schedule, identity, report, method)
     galaxies = kept.pop("properties")
     vectors = kept.pop("shared")
@@ -99,7 +99,7 @@ def _described(relation: Any) -> dict[str, str]:
 
 
 @contextmanager
-def _reporter(progress: bool | Progress) -> Iterator[Progress | None]:
+def reporter(progress: bool | Progress) -> Iterator[Progress | None]:
     """Give a function to report to, or None."""
     if not isinstance(progress, bool):
         yield progress

@@ -28,7 +28,7 @@ from hbm.population import (
     selection_by,
 )
 from hbm.population.draws import PROPERTIES, gather_draws, interim_draw, interim_log_prob
-from hbm.population.fit import monte_carlo_variance
+from hbm.population.reweight import Reweighting
 from hbm.population.selection import MIDDLE
 from hbm.results import ObservedBands, Provenance, make_result
 
@@ -256,6 +256,13 @@ def test_the_monte_carlo_variance_is_that_of_repeated_estimates() -> None:
     population = Population((Schechter(*PRIOR.logmass),))
     one, two = TRUTH, TRUTH | {"alpha": -1.0, "log_mstar": 10.9}
     draws = survey(20, 4, None)
+    method = Reweighting(population, 0)
+
+    def variance(selection: Any) -> float:
+        stored, *_ = method.prepared(draws.properties, PRIOR, selection, jnp.zeros((1, 2)))
+        return float(method.variance(one, two, stored))
+
+    nothing = variance(None)
     found, predicted = [], []
     for seed in range(40):
         selection = selection_by(
@@ -264,8 +271,7 @@ def test_the_monte_carlo_variance_is_that_of_repeated_estimates() -> None:
         )  # fmt: skip
         difference = selection.log_detected(population, one) - selection.log_detected(population, two)
         found.append(-len(draws.id) * float(difference))
-        nothing = monte_carlo_variance(draws, population, None, one, two)
-        predicted.append(float(monte_carlo_variance(draws, population, selection, one, two) - nothing))
+        predicted.append(variance(selection) - nothing)
     assert 0.5 < np.var(found) / np.mean(predicted) < 1.8  # a factor 1.6 is 2 sigma for 40 estimates
 
 

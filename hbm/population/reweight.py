@@ -1,0 +1,243 @@
+r"""Hyperparameters from stored posteriors of single galaxies, by importance reweighting.
+
+With draws theta_is of galaxy i's posterior under the interim prior p_0 (Foreman-Mackey et al. 2014, ApJ
+795, 64),
+
+.. math:: p(d_i | \eta) \propto \frac1S \sum_s \frac{p(\theta_{is} | \eta)}{p_0(\theta_{is})}
+
+The data are not touched again, so this is the fastest way and the one for any number of galaxies; it fails
+where the population is much narrower than the posteriors, which `effective`, `pareto_k` and `variance` of the
+result show. NUTS with a dense mass matrix samples the hyperparameters.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float
+from numpyro.infer.hmc import hmc
+from numpyro.infer.util import ParamInfo
+
+from hbm.convergence import import_arviz
+from hbm.population.chains import Progress, Schedule, in_pieces, run_chains
+from hbm.population.draws import PosteriorDraws, interim_log_prob
+from hbm.population.hierarchy import refuse_excluded
+from hbm.population.relations import Hyper, Population, Relation, with_published
+from hbm.population.result import PopulationResult, judged
+from hbm.population.selection import Selection
+from hbm.population.unknowns import Unknowns
+
+_N_VARIANCE = 50
+_N_KEPT = 4
+_TARGET_ACCEPT = 0.85
+_MAX_TREE_DEPTH = (5, 7)
+"""During warm-up, where the mass matrix is not known yet, and afterwards."""
+
+
+class Stored(NamedTuple):
+    """What the program works on, given as an argument, so that it is not compiled in."""
+
+    properties: dict[str, Float[Array, "galaxy draw"]]
+    """As in `PosteriorDraws`, with `with_published`."""
+    log_interim: Float[Array, "galaxy draw"]
+    """Log density of the described properties under the interim prior."""
+    selection: Selection | None
+    reference: Float[Array, " galaxy"]
+    """Subtracted from the log-likelihood of each galaxy: a large sum would cost digits."""
+
+
+class Summary(NamedTuple):
+    """What is wanted of all draws of the hyperparameters."""
+
+    values: dict[str, Array]
+    """Of all sites, leading axis draw."""
+    log_detected: Float[Array, " draw"] | None
+    log_weight: Float[Array, "galaxy draw"]
+    """Of the galaxies' draws, at the median."""
+    variance: Float[Array, ""]
+
+
+class Reweighting:
+    """Density of the hyperparameters given stored draws, and NUTS steps of it.
+
+    Parameters
+    ----------
+    population
+        Relations.
+    n_warmup
+        Steps that adapt.
+    """
+
+    def __init__(self, population: Population, n_warmup: int) -> None:
+        self.population = population
+        self.unknowns = Unknowns(population.sample)
+        self.n_warmup = n_warmup
+        self._init, self._kernel = cast(Any, hmc)(
+            potential_fn_gen=lambda stored: lambda vector: self.energy(vector, stored), algo="NUTS"
+        )
+        self.program = in_pieces(self.step)
+        self.prepared = jax.jit(self._prepared, static_argnums=1)
+        self.summary = jax.jit(self._summary)
+
+    def log_weight(self, hyper: Hyper, stored: Stored) -> Float[Array, "galaxy draw"]:
+        """Ln p(theta | eta) - ln p_0(theta) of each draw."""
+        return self.population.log_prob(stored.properties, hyper) - stored.log_interim
+
+    def energy(self, vector: Float[Array, " shared"], stored: Stored) -> Float[Array, ""]:
+        """Minus log posterior density of the hyperparameters; infinite where it vanishes."""
+        hyper, _, log_prior = self.unknowns.drawn(vector)
+        total = -log_prior - jnp.sum(self._each(hyper, stored) - stored.reference)
+        return jnp.where(jnp.isfinite(total), total, jnp.inf)
+
+    def _each(self, hyper: Hyper, stored: Stored) -> Float[Array, " galaxy"]:
+        """Log-likelihood of each galaxy, given that it was measured."""
+        each = logsumexp(self.log_weight(hyper, stored), axis=1)
+        if stored.selection is not None:
+            each = each - stored.selection.log_detected(self.population, hyper)
+        return each
+
+    def _prepared(
+        self, draws: dict[str, Array], prior: Any, selection: Selection | None, start: Array
+    ) -> tuple[Stored, Array, Array, Array]:
+        """Stored draws with what does not depend on hyperparameters; energy and slope at the start.
+
+        Also the largest weight of each galaxy, where it is least over chains.
+        """
+        log_interim = interim_log_prob(draws, prior, self.population.properties)
+        stored = Stored(with_published(draws), log_interim, selection, jnp.zeros(log_interim.shape[0]))
+        hyper, _, _ = self.unknowns.drawn(jnp.zeros(self.unknowns.n))
+        reference = self._each(hyper, stored)
+        stored = stored._replace(reference=jnp.where(jnp.isfinite(reference), reference, 0.0))
+
+        def at(vector: Array) -> tuple[Array, Array, Array]:
+            largest = jnp.max(self.log_weight(self.unknowns.drawn(vector)[0], stored), axis=1)
+            return *jax.value_and_grad(self.energy)(vector, stored), largest
+
+        energy, slope, largest = jax.vmap(at)(start)
+        return stored, energy, slope, jnp.min(largest, axis=0)
+
+    def init(self, vector: Array, key: Array) -> Any:
+        """State of one chain; not under jit, because NumPyro's kernel keeps constants from this call.
+
+        Energy and slope are placeholders.
+        """
+        return self._init(
+            ParamInfo(vector, jnp.zeros(()), jnp.zeros_like(vector)),
+            self.n_warmup,
+            step_size=0.1,
+            dense_mass=True,
+            target_accept_prob=_TARGET_ACCEPT,
+            max_tree_depth=_MAX_TREE_DEPTH,
+            model_args=(None,),
+            rng_key=key,
+        )
+
+    def step(self, state: Any, stored: Stored) -> tuple[Any, dict[str, Any]]:
+        """One transition of one chain."""
+        new = self._kernel(state, (stored,), {})
+        kept = {
+            "shared": new.z,
+            "diverging": new.diverging,
+            "n_steps": new.num_steps,
+            "acceptance_rate": new.accept_prob,
+        }
+        return new, kept
+
+    def _summary(self, vectors: Float[Array, "draw shared"], stored: Stored) -> Summary:
+        values = jax.vmap(lambda vector: self.unknowns.drawn(vector)[1])(vectors)
+        median = self.unknowns.drawn(jnp.median(vectors, axis=0))[0]
+        n = vectors.shape[0]
+        some = vectors[np.linspace(0, n - 1, min(n, _N_VARIANCE)).astype(int)]
+
+        def variance(vector: Array) -> Array:
+            return self.variance(self.unknowns.drawn(vector)[0], median, stored)
+
+        log_detected = None
+        if (selection := stored.selection) is not None:
+            log_detected = jax.lax.map(
+                lambda vector: selection.log_detected(self.population, self.unknowns.drawn(vector)[0]),
+                vectors,
+            )
+        spread = jnp.mean(jax.lax.map(variance, some))
+        return Summary(values, log_detected, self.log_weight(median, stored), spread)
+
+    def variance(self, hyper: Hyper, reference: Hyper, stored: Stored) -> Float[Array, ""]:
+        r"""Monte Carlo variance of the difference in log-likelihood between two points, nats squared.
+
+        Both use the same draws, so that for normalised weights W it is the sum over galaxies of
+        :math:`\sum_s (W_s - W'_s)^2`, and the same for the draws of the selection, times the squared number
+        of galaxies (delta method; Essick & Farr 2022, arXiv:2204.00461).
+        """
+
+        def normalised(point: Hyper) -> Array:
+            return jax.nn.softmax(self.log_weight(point, stored), axis=1)
+
+        found = jnp.sum((normalised(hyper) - normalised(reference)) ** 2)
+        if stored.selection is not None:
+            n_galaxy = stored.log_interim.shape[0]
+            found = found + stored.selection.variance(self.population, n_galaxy, hyper, reference)
+        return found
+
+
+def reweighting_of(population: Population, n_warmup: int) -> Reweighting:
+    """Programs of a population, those of an earlier fit if its relations were the same.
+
+    Nothing is kept for relations that can change after they are made.
+    """
+    if not all(_is_frozen(relation) for relation in population.relations):
+        return Reweighting(population, n_warmup)
+    return _kept(population.relations, n_warmup, str(jnp.result_type(float)))
+
+
+@functools.lru_cache(maxsize=_N_KEPT)
+def _kept(relations: tuple[Relation, ...], n_warmup: int, precision: str) -> Reweighting:
+    del precision  # only to tell programs apart
+    return Reweighting(Population(relations), n_warmup)
+
+
+def _is_frozen(relation: Relation) -> bool:
+    params = getattr(type(relation), "__dataclass_params__", None)
+    return dataclasses.is_dataclass(relation) and params is not None and params.frozen and params.eq
+
+
+def reweight(
+    draws: PosteriorDraws,
+    population: Population,
+    *,
+    selection: Selection | None = None,
+    n_warmup: int = 500,
+    n_draw: int = 500,
+    n_chain: int = 4,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PopulationResult:
+    """Hyperparameters by importance reweighting; arguments and errors as of `fit_population`."""
+    method = reweighting_of(population, n_warmup)
+    key, key_start = jax.random.split(jax.random.key(seed))
+    start = 0.3 * jax.random.normal(key_start, (n_chain, method.unknowns.n))
+    stored, energy, slope, largest = method.prepared(draws.properties, draws.prior, selection, start)
+    refuse_excluded(np.asarray(largest)[:, None], draws.id)
+    state = jax.vmap(method.init)(start, jax.random.split(key, n_chain))
+    state = state._replace(potential_energy=energy, z_grad=slope)
+    kept = run_chains(
+        method.step, state, stored, Schedule(n_warmup, n_draw), {}, progress, "reweighting",
+        program=method.program,
+    )  # fmt: skip
+    vectors = np.asarray(kept.pop("shared"))
+    found: Summary = method.summary(jnp.asarray(vectors.reshape(-1, vectors.shape[-1])), stored)
+    by_chain = vectors.shape[:2]
+    values = {name: np.asarray(v).reshape(*by_chain, *v.shape[1:]) for name, v in found.values.items()}
+    if found.log_detected is not None:
+        values["log_detected"] = np.asarray(found.log_detected).reshape(by_chain)
+    log_weight = np.asarray(found.log_weight, np.float64)
+    weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
+    effective = weight.sum(axis=1) ** 2 / (weight**2).sum(axis=1)
+    _, k = import_arviz().psislw(np.where(np.isfinite(log_weight), log_weight, -1e30))
+    return judged(
+        values, kept, method="reweight", variance=float(found.variance), effective=effective,
+        pareto_k=np.asarray(k),
+    )  # fmt: skip
