@@ -68,8 +68,8 @@ class Coverage(NamedTuple):
         if self.deviation > max(GOAL, self.chance_95):
             return "misses the goal"
         if self.chance_95 > GOAL:
-            return "no deviation beyond chance, but too few galaxies to see one of 0.03"
-        return "meets the goal" if self.deviation <= GOAL else "misses the goal"
+            return f"no more than chance, but too few galaxies to see {GOAL:g}"
+        return "meets the goal"
 
 
 def coverage_of(

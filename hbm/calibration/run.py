@@ -213,7 +213,8 @@ class CalibrationRun:
             catalog = with_images(catalog, statistics, self.likelihood, insist=True)
         fitter = Fitter(
             catalog, config=self.config, builder=self._builder, sampler=self.sampler, grid=self.grid,
-            seed=settings.seed, method=settings.method, n_check=settings.n_check, domain=trained_ages,
+            seed=settings.seed, method=settings.method, domain=trained_ages,
+            n_check=settings.n_check if faults == Faults() else 0,
             pieces=self.pieces, is_over=self._is_over,
             progress=lambda done, total, text: self.progress(done, total, f"{faults.name}: {text}"),
         )  # fmt: skip

@@ -167,33 +167,21 @@ def _require_sbi() -> None:
 
 def _show(report: "Report") -> None:
     """Print the numbers."""
-    from rich.table import Table
-
     from hbm.calibration.report import broken
 
     console = stdout()
-    table = Table(title="Six properties together: largest deviation of coverage", title_justify="left")
-    for heading in (
-        "posterior from",
-        "galaxies",
-        "deviation",
-        "chance",
-        "chance, 95 %",
-        "NUTS",
-        "not converged",
-    ):
-        table.add_column(heading, justify="left" if heading == "posterior from" else "right")
-    table.add_column("verdict")
-    for use, c in report.coverage.items():
-        table.add_row(
-            use, f"{c.n}", f"{c.deviation:.3f}", f"{c.chance:.3f}", f"{c.chance_95:.3f}", f"{c.n_sampled}",
-            f"{c.n_not_converged}", c.verdict,
-        )  # fmt: skip
-    console.print(table)
+    n = next(iter(report.coverage.values())).n
+    console.print(
+        f"Largest deviation of coverage, {n} galaxies; six properties together, then the worst alone:",
+        soft_wrap=True,
+    )
     for use, c in report.coverage.items():
         worst = max(c.quantities, key=lambda name: c.quantities[name].deviation)
         console.print(
-            f"{use}: the worst quantity is {worst}, off by {c.quantities[worst].deviation:.3f}",
+            f"[bold]{use}[/]: {c.deviation:.3f}, by chance {c.chance:.3f} in the mean and up "
+            f"to {c.chance_95:.3f} in 95 of 100 cases: {c.verdict}. Worst alone: {worst} "
+            f"{c.quantities[worst].deviation:.3f}. {c.n_sampled} posteriors by NUTS, the others by weights; "
+            f"{c.n_not_converged} not converged, and counted.",
             soft_wrap=True,
         )
     for use, a in report.agreement.items():
