@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hbm.catalog_images import with_images as with_images
     from hbm.config import InterimPrior as InterimPrior
     from hbm.config import ModelConfig as ModelConfig
+    from hbm.consistency import check as check
     from hbm.convergence import ConvergenceRule as ConvergenceRule
     from hbm.fitting import fit as fit
     from hbm.galaxy import Galaxy as Galaxy
@@ -36,6 +37,7 @@ _HOME = {
     "with_images": "hbm.catalog_images",
     "InterimPrior": "hbm.config",
     "ModelConfig": "hbm.config",
+    "check": "hbm.consistency",
     "ConvergenceRule": "hbm.convergence",
     "fit": "hbm.fitting",
     "Galaxy": "hbm.galaxy",

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hbm.cli.calibrate import calibrate
+from hbm.cli.check import check
 from hbm.cli.compile import compile_images
 from hbm.cli.correct import correct
 from hbm.cli.dataset import dataset
@@ -50,7 +51,7 @@ def main(
 ) -> None:
     """Infer stellar masses, star formation histories, metallicities and dust of galaxies.
 
-    New here? Try it on a real galaxy, which takes a minute or two:
+    New here? Fit a simulated galaxy by photometry and by photometry and image, in a minute or two:
 
     `hbm demo --quick`
 
@@ -67,6 +68,10 @@ def main(
     They are also likelihoods; compile your images to what a fit needs of them:
 
     `hbm compile stamps.h5 --model sdss-griz --out stamps.stats.h5`
+
+    Does the photometry go with the image?
+
+    `hbm check photometry --images stamps.stats.h5`
 
     Are the posteriors calibrated? On simulated galaxies:
 
@@ -96,4 +101,5 @@ app.command()(correct)
 app.command()(sample)
 app.command()(evaluate)
 app.command(name="compile")(compile_images)
+app.command()(check)
 app.command()(calibrate)
