@@ -1,9 +1,13 @@
 """Posterior of the full spectrum, for plots: the model is built again from a result alone."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
+from hbm.config import ModelConfig
 from hbm.fitting import config_of
 from hbm.galaxies import cosmology_by_name, igm_function
 from hbm.model import parameters_from_sites
@@ -54,17 +58,8 @@ def posterior_spectrum(
     flat = {name: value.reshape(-1, *value.shape[2:]) for name, value in draws.items()}
     n_all = len(flat["logmass"])
     pick = np.random.default_rng(seed).choice(n_all, size=min(n_draw, n_all), replace=False)
-    sites = {name: jnp.asarray(value[pick], jnp.float32) for name, value in flat.items()}
-    params = jax.vmap(lambda site: parameters_from_sites(site, config))(sites)
-    tmax = min(float(cosmology.age_np(result.zred)), grid.max_age_gyr)
-    model = SpectrumModel.from_grid(
-        grid,
-        agebins=agebins(tmax, config.n_old) if config.sfh == "binned" else None,
-        nebular=config.nebular,
-        dust_emission=config.dust_emission,
-        curve=KriekConroy if config.curve == "kriek_conroy" else Calzetti,
-    )
-    luminosity = np.asarray(jax.lax.map(lambda one: model(one).luminosity, params), np.float64)
+    sites = {name: value[pick] for name, value in flat.items()}
+    luminosity = luminosity_draws(sites, config, result.zred, grid)
     zred = flat["zred"][pick] if "zred" in flat else np.full(len(pick), result.zred)
     absorb = igm_function(config.igm)
     wave = grid.wave * (1 + result.zred)
@@ -75,3 +70,32 @@ def posterior_spectrum(
         spectra[i] = np.interp(wave, grid.wave * (1 + z), passed * unit)
     low, middle, high = np.quantile(spectra, [0.16, 0.5, 0.84], axis=0)
     return SpectrumBand(wave, low, middle, high)
+
+
+def luminosity_draws(
+    sites: Mapping[str, Float[np.ndarray, "draw ..."]], config: ModelConfig, zred: float, grid: SSPGrid
+) -> Float[np.ndarray, "draw wave"]:
+    """Rest-frame spectra of draws, Lsun/Hz at the grid's wavelengths.
+
+    Parameters
+    ----------
+    sites
+        Parameters by name, as in results.
+    config
+        The model.
+    zred
+        Redshift, which limits the ages.
+    grid
+        Stellar populations.
+    """
+    arrays = {name: jnp.asarray(value, jnp.float32) for name, value in sites.items()}
+    params = jax.vmap(lambda site: parameters_from_sites(site, config))(arrays)
+    tmax = min(float(cosmology_by_name(config.cosmology).age_np(zred)), grid.max_age_gyr)
+    model = SpectrumModel.from_grid(
+        grid,
+        agebins=agebins(tmax, config.n_old) if config.sfh == "binned" else None,
+        nebular=config.nebular,
+        dust_emission=config.dust_emission,
+        curve=KriekConroy if config.curve == "kriek_conroy" else Calzetti,
+    )
+    return np.asarray(jax.lax.map(lambda one: model(one).luminosity, params), np.float64)

@@ -130,13 +130,18 @@ class Simulator:
         generator: torch.Generator,
     ) -> Rendered:
         """Stamps without noise; arguments as those of `observe`."""
+        return self.render_morphology(theta, z_index, fwhm, self.structure(theta, z_index, generator))
+
+    def structure(
+        self, theta: Float[Tensor, "n theta"], z_index: Int[Tensor, " n"], generator: torch.Generator
+    ) -> Morphology:
+        """Draw the structure of galaxies; arguments as those of `observe`."""
         zred = self.tables.zred[z_index].float()
-        shape = draw_morphology(
+        return draw_morphology(
             theta, zred, age_universe_gyr(zred), self._kpc_per_arcsec[z_index].float(),
             pixel=self.instrument.pixel_scale, stamp=self.instrument.pixel_scale * self.instrument.n_pixel,
             generator=generator,
         )  # fmt: skip
-        return self.render_morphology(theta, z_index, fwhm, shape)
 
     def render_morphology(
         self,

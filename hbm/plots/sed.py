@@ -134,7 +134,7 @@ def _draw_data(axes: Axes, result: FitResult) -> None:
         linewidth=1.2,
         capsize=0,
         zorder=7,
-        label="measured",
+        label="measured" if point.any() else "_measured",
     )
     limit = bands.observed & bands.upper_limit & (flux > 0)
     _arrows(axes, wave[limit], flux[limit], filled=True, label="upper limit")
@@ -194,10 +194,11 @@ def _frame(upper: Axes, lower: Axes, result: FitResult) -> None:
     upper.tick_params(which="both", right=False, top=True)
     upper.legend(loc="lower right")
     chi2 = residuals(result)
-    lines = (
-        heading(result, "\n") + "\n"
-        rf"$\chi^2 = {chi2.chi2:.1f}$, {int(chi2.used.sum())} measured bands"
-    )
+    n_used = int(chi2.used.sum())
+    fits = rf"$\chi^2 = {chi2.chi2:.1f}$, {n_used} measured bands"
+    if not bands.observed.any():
+        fits = "no fluxes were fitted"
+    lines = heading(result, "\n") + "\n" + fits
     upper.text(0.025, 0.96, lines, transform=upper.transAxes, va="top", linespacing=1.35)
     lower.set_xlabel(r"Observed wavelength [$\mu$m]")
 
