@@ -1,0 +1,1 @@
+"""Parts of `03_degeneracy_breaking.py`."""
