@@ -25,7 +25,7 @@ from hbm.results import settings_that_differ
 Progress = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, what is being done)."""
 
-_PIECE = 10
+PIECE = 10
 """Steps of one call of the program: the least that a checkpoint can be apart."""
 
 _FORMAT = "galaxy-hbm chains 1"
@@ -68,7 +68,7 @@ def in_pieces(step: Callable[[Any, Any], tuple[Any, dict[str, Any]]]) -> Callabl
     @jax.jit
     def advance(state: Any, arrays: Any) -> tuple[Any, Any]:
         by_chain = jax.vmap(step, in_axes=(0, None))
-        return jax.lax.scan(lambda carry, _: by_chain(carry, arrays), state, None, length=_PIECE)
+        return jax.lax.scan(lambda carry, _: by_chain(carry, arrays), state, None, length=PIECE)
 
     program: Callable[[Any, Any], Any] = advance
     return program
@@ -131,7 +131,7 @@ def run_chains(
     parts = [kept] if kept else []
     while done < total:
         state, output = advance(state, arrays)
-        first, done = done, done + _PIECE
+        first, done = done, done + PIECE
         new = _kept(jax.device_get(output), first, schedule)
         if new:
             parts.append(new)
@@ -220,7 +220,7 @@ def _as(old: Any, new: np.ndarray) -> Any:
 
 def _kept(output: dict[str, Any], first: int, schedule: Schedule) -> dict[str, np.ndarray]:
     """What is kept of the steps from ``first`` on, axes (chain, draw, ...), flat names."""
-    index = np.arange(first, first + _PIECE) - schedule.n_warmup
+    index = np.arange(first, first + PIECE) - schedule.n_warmup
     is_draw = (index >= 0) & (index < schedule.n_draw)
     if not is_draw.any():
         return {}

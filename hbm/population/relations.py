@@ -218,16 +218,16 @@ class StarFormingSequence:
         centre = centre + hyper["sfs_offset"] + hyper["sfs_tilt"] * (mass - _PIVOT_MASS)
         logit = (mass - hyper["quiescent_mass"]) / hyper["quiescent_width"]
         forming = _Normal(centre, hyper["sfs_scatter"], self.low, self.high)
-        level = jnp.broadcast_to(hyper["quiescent_logssfr"], jnp.shape(mass))
-        return logit, forming, _Normal(level, hyper["quiescent_scatter"], self.low, self.high)
+        quiescent = _Normal(hyper["quiescent_logssfr"], hyper["quiescent_scatter"], self.low, self.high)
+        return logit, forming, quiescent
 
     def log_prob(self, galaxies: Galaxies, hyper: Hyper) -> Float[Array, "..."]:
         """Per dex; -inf beyond the ends."""
         logit, forming, quiescent = self._parts(galaxies, hyper)
         x = jnp.clip(galaxies["logssfr"], self.low, self.high)
+        log_quiescent = jax.nn.log_sigmoid(logit)
         density = jnp.logaddexp(
-            jax.nn.log_sigmoid(-logit) + forming.log_prob(x),
-            jax.nn.log_sigmoid(logit) + quiescent.log_prob(x),
+            log_quiescent - logit + forming.log_prob(x), log_quiescent + quiescent.log_prob(x)
         )
         # Here and not in the parts: the slope of a sum of two that are -inf is not a number.
         return jnp.where(galaxies["logssfr"] == x, density, -jnp.inf)
@@ -237,7 +237,10 @@ class StarFormingSequence:
         logit, forming, quiescent = self._parts(galaxies, hyper)
         key_coin, key_one, key_two = jax.random.split(key, 3)
         is_quiescent = jax.random.uniform(key_coin, jnp.shape(logit)) < jax.nn.sigmoid(logit)
-        return jnp.where(is_quiescent, quiescent.sample(key_one), forming.sample(key_two))
+        level = jnp.broadcast_to(quiescent.centre, jnp.shape(logit))
+        return jnp.where(
+            is_quiescent, quiescent._replace(centre=level).sample(key_one), forming.sample(key_two)
+        )
 
 
 @dataclass(frozen=True)

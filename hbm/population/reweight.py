@@ -23,7 +23,7 @@ from numpyro.infer.hmc import hmc
 from numpyro.infer.util import ParamInfo
 
 from hbm.convergence import import_arviz
-from hbm.population.chains import Progress, Schedule, in_pieces, run_chains
+from hbm.population.chains import PIECE, Progress, Schedule, in_pieces, run_chains
 from hbm.population.draws import PosteriorDraws, interim_log_prob
 from hbm.population.hierarchy import refuse_excluded
 from hbm.population.relations import Hyper, Population, Relation, with_published
@@ -32,10 +32,15 @@ from hbm.population.selection import Selection
 from hbm.population.unknowns import Unknowns
 
 _N_VARIANCE = 50
+_N_ROUGH = 25
+"""Draws of each galaxy with which warm-up begins: enough to find the place and the spread."""
+_THINNED = 4
+"""Of so many draws of the selection, one is taken then."""
 _N_KEPT = 4
 _TARGET_ACCEPT = 0.85
 _MAX_TREE_DEPTH = (5, 7)
 """During warm-up, where the mass matrix is not known yet, and afterwards."""
+_TEXT = "reweighting"
 
 
 class Stored(NamedTuple):
@@ -81,6 +86,7 @@ class Reweighting:
         )
         self.program = in_pieces(self.step)
         self.prepared = jax.jit(self._prepared, static_argnums=1)
+        self.at = jax.jit(jax.vmap(jax.value_and_grad(self.energy), in_axes=(0, None)))
         self.summary = jax.jit(self._summary)
 
     def log_weight(self, hyper: Hyper, stored: Stored) -> Float[Array, "galaxy draw"]:
@@ -219,25 +225,60 @@ def reweight(
     method = reweighting_of(population, n_warmup)
     key, key_start = jax.random.split(jax.random.key(seed))
     start = 0.3 * jax.random.normal(key_start, (n_chain, method.unknowns.n))
-    stored, energy, slope, largest = method.prepared(draws.properties, draws.prior, selection, start)
+    properties, prior = draws.properties, draws.prior
+    stored, energy, slope, largest = method.prepared(properties, prior, selection, start)
     refuse_excluded(np.asarray(largest)[:, None], draws.id)
     state = jax.vmap(method.init)(start, jax.random.split(key, n_chain))
     state = state._replace(potential_energy=energy, z_grad=slope)
+    n_rough, report = 0, progress
+    if (every := stored.log_interim.shape[1] // _N_ROUGH) > 1:
+        rough = {name: value[:, ::every] for name, value in properties.items()}
+        fewer = jax.tree.map(lambda leaf: leaf[::_THINNED], selection)
+        found = method.prepared(rough, prior, fewer, start)
+        if bool(jnp.isfinite(found[-1]).all()):
+            n_rough = PIECE * (3 * n_warmup // (4 * PIECE))
+            state, report = _warmed_up(method, state, found[:3], n_rough, n_warmup + n_draw, progress)
+            energy, slope = method.at(state.z, stored)
+            state = state._replace(potential_energy=energy, z_grad=slope)
     kept = run_chains(
-        method.step, state, stored, Schedule(n_warmup, n_draw), {}, progress, "reweighting",
+        method.step, state, stored, Schedule(n_warmup - n_rough, n_draw), {}, report, _TEXT,
         program=method.program,
     )  # fmt: skip
     vectors = np.asarray(kept.pop("shared"))
-    found: Summary = method.summary(jnp.asarray(vectors.reshape(-1, vectors.shape[-1])), stored)
+    summary: Summary = method.summary(jnp.asarray(vectors.reshape(-1, vectors.shape[-1])), stored)
     by_chain = vectors.shape[:2]
-    values = {name: np.asarray(v).reshape(*by_chain, *v.shape[1:]) for name, v in found.values.items()}
-    if found.log_detected is not None:
-        values["log_detected"] = np.asarray(found.log_detected).reshape(by_chain)
-    log_weight = np.asarray(found.log_weight, np.float64)
+    values = {name: np.asarray(v).reshape(*by_chain, *v.shape[1:]) for name, v in summary.values.items()}
+    if summary.log_detected is not None:
+        values["log_detected"] = np.asarray(summary.log_detected).reshape(by_chain)
+    log_weight = np.asarray(summary.log_weight, np.float64)
     weight = np.exp(log_weight - log_weight.max(axis=1, keepdims=True))
     effective = weight.sum(axis=1) ** 2 / (weight**2).sum(axis=1)
     _, k = import_arviz().psislw(np.where(np.isfinite(log_weight), log_weight, -1e30))
     return judged(
-        values, kept, method="reweight", variance=float(found.variance), effective=effective,
+        values, kept, method="reweight", variance=float(summary.variance), effective=effective,
         pareto_k=np.asarray(k),
     )  # fmt: skip
+
+
+def _warmed_up(
+    method: Reweighting,
+    state: Any,
+    start: tuple[Stored, Array, Array],
+    n_step: int,
+    n_total: int,
+    progress: Progress | None,
+) -> tuple[Any, Progress | None]:
+    """Chains after the first part of the warm-up, with few draws of each galaxy; and who is told of the rest.
+
+    Steps are the longest then, and the place and the mass matrix are still sought.
+    """
+    stored, energy, slope = start
+    state = state._replace(potential_energy=energy, z_grad=slope)
+    for done in range(PIECE, n_step + 1, PIECE):
+        state, _ = method.program(state, stored)
+        if progress is not None:
+            progress(done, n_total, f"{_TEXT}: warm-up")
+    if progress is None:
+        return state, None
+    told = progress
+    return state, lambda done, total, text: told(done + n_step, total + n_step, text)
