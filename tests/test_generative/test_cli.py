@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from generative.evaluation import morphology
 from hbm.cli import app
 from hbm.cli.sample import parse_range
 
@@ -48,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_pictures_are_trained_on_drawn_and_evaluated(trained: Path) -> None:
+def test_pictures_are_trained_on_drawn_and_evaluated(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = str(trained / "run" / "model.safetensors")
     out = trained / "drawn.png"
     args = ["sample", "-m", model, "-n", "3", "--steps", "3", "--out", str(out)]
@@ -62,6 +63,9 @@ def test_pictures_are_trained_on_drawn_and_evaluated(trained: Path) -> None:
         assert content["image"].shape == (3, 3, 16, 16)
     with Image.open(trained / "f.gif") as film:
         assert film.n_frames > 10  # type: ignore[attr-defined]
+    # Statmorph itself is in the tests of the evaluation: a second for each picture of noise.
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(morphology, "_statmorph", lambda _: (list(rng.uniform(1, 4, 6)), (7.5, 7.5)))
     evaluation = trained / "evaluation"
     done = CliRunner().invoke(
         app,

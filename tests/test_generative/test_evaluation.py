@@ -20,7 +20,7 @@ from generative.network import Separable
 from generative.preparation import fit_preparation
 
 
-def stamps(r_eff: float, n: int = 6) -> np.ndarray:
+def stamps(r_eff: float, n: int) -> np.ndarray:
     """Round exponentials of S/N 100 in the middle of 48 pixels, two bands, the second redder outside."""
     y, x = np.indices((48, 48)) - 23.5
     r = np.hypot(x, y)
@@ -29,7 +29,7 @@ def stamps(r_eff: float, n: int = 6) -> np.ndarray:
 
 
 def test_half_light_radius_of_known_profiles() -> None:
-    found = [measure(stamps(r), 0, ("g", "r")) for r in (4.0, 6.0)]
+    found = [measure(stamps(r, 3), 0, ("g", "r")) for r in (4.0, 6.0)]
     radius = [m.values[m.measured, STATISTICS.index("rhalf")].mean() for m in found]
     # The Petrosian aperture misses a little of the light of an exponential.
     np.testing.assert_allclose(radius, [4.0, 6.0], rtol=0.1)
@@ -85,9 +85,9 @@ def model(tiny: Separable, source: SimulatedSource) -> Model:
 
 
 def test_the_report_is_whole(model: Model, source: SimulatedSource, tmp_path: Path) -> None:
-    result = evaluate(model, source, tmp_path, n=20, n_information=16)
+    result = evaluate(model, source, tmp_path, n=11, n_information=16)
     stored = json.loads((tmp_path / "evaluation.json").read_text())
-    assert stored["n"] == 20
+    assert stored["n"] == 11
     assert set(stored["information"]["cover_68"]) == set(THETA)
     assert len(stored["levels"]["sigma"]) == 12
     # With untrained weights and refitted ones the same, the two agree.
