@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from hbm.config import ModelConfig
 from hbm.fitting import config_of
@@ -15,6 +16,7 @@ from hbm.plots.sed import SpectrumBand
 from hbm.results import FitResult
 from sed.dust import Calzetti, KriekConroy
 from sed.io import load_grid
+from sed.parameters import SEDParams
 from sed.photometry import maggies_per_luminosity
 from sed.sfh import agebins
 from sed.spectrum import SpectrumModel
@@ -98,4 +100,11 @@ def luminosity_draws(
         dust_emission=config.dust_emission,
         curve=KriekConroy if config.curve == "kriek_conroy" else Calzetti,
     )
-    return np.asarray(jax.lax.map(lambda one: model(one).luminosity, params), np.float64)
+    return np.asarray(_luminosities(model, params), np.float64)
+
+
+@eqx.filter_jit
+def _luminosities(model: SpectrumModel, params: SEDParams) -> Float[Array, "draw wave"]:
+    """Spectra one after the other: side by side they would need much memory."""
+    luminosity: Array = jax.lax.map(lambda one: model(one).luminosity, params)
+    return luminosity

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -79,7 +80,7 @@ def test_draws_and_masses(library: Library, data: GalaxyData, model_flux: Any) -
 def _params(sites: dict[str, np.ndarray]) -> Any:
     from hbm.model import parameters_from_sites
 
-    return parameters_from_sites({name: np.asarray(value) for name, value in sites.items()}, CONFIG)
+    return parameters_from_sites({name: jnp.asarray(value) for name, value in sites.items()}, CONFIG)
 
 
 def test_further_likelihoods_multiply() -> None:
@@ -130,8 +131,8 @@ def test_quick_fit_of_an_image(demo: JointDemo) -> None:
     library = make_library(dataclasses.replace(builder(one, 0), terms=()), config, 8192, seed=3)
     likelihood, image = one.images.likelihood, GalaxyImage(*one.images.galaxy("both"))
     some = library.theta()[:1500].astype(np.float32)
-    by_hand = np.array([float(likelihood.log_prob(row, image)) for row in some[:5]])
-    inside = np.array([bool(likelihood.in_domain(row, image)) for row in some[:5]])
+    by_hand = np.array([float(likelihood.log_prob(jnp.asarray(row), image)) for row in some[:5]])
+    inside = np.array([bool(likelihood.in_domain(jnp.asarray(row), image)) for row in some[:5]])
     found = hbm.quick._image_log_prob(
         one.images, "both", library, Weighted(np.arange(1500), some[:, 0], np.full(1500, 1 / 1500))
     )
@@ -158,5 +159,7 @@ def test_quick_fit_says_that_draws_are_few(demo: JointDemo) -> None:
     np.testing.assert_allclose(
         both.draws("logsfr_100"), both.draws("logmass") + both.draws("logssfr"), atol=1e-3
     )
+    limit = np.zeros_like(demo.catalog.observed)
+    limit[:, 0] = True
     with pytest.raises(ValueError, match="no upper limits"):
-        quick_fit(dataclasses.replace(demo.catalog, upper_limit=demo.catalog.observed.copy()), n_prior=10)
+        quick_fit(dataclasses.replace(demo.catalog, upper_limit=limit), n_prior=10)
