@@ -7,7 +7,6 @@ flagged where it is small. Data that leave one prior draw in a million, such as 
 need `hbm.fit`.
 """
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +25,10 @@ from hbm.convergence import Convergence, ConvergenceRule, import_arviz
 from hbm.counted import settings_of, what_counts
 from hbm.galaxies import DataBuilder
 from hbm.library import PROPERTIES, Library, Weighted, make_library, photometry_posterior
-from hbm.model import GalaxyData, derived_quantities
+from hbm.model import GalaxyData, derived_quantities, galaxy_state, parameters_from_sites
 from hbm.results import FitResult, ObservedBands, make_provenance, make_result
 from hbm.sampler import SamplerConfig
+from hbm.terms import Term
 from sed.io import load_grid
 from sed.ssp import SSPGrid
 
@@ -49,6 +49,7 @@ def quick_fit(
     seed: int = 0,
     use: Sequence[str] | None = None,
     rule: ConvergenceRule | None = None,
+    terms: Sequence[Term] = (),
 ) -> list[FitResult]:
     """Posterior of every galaxy of a catalogue by importance weights.
 
@@ -67,7 +68,7 @@ def quick_fit(
         Draws kept per chain, of four: the weighted draws are resampled, so that some are there several times.
     seed
         Of all randomness.
-    use
+    use, terms
         As for `hbm.fit`.
     rule
         Its smallest effective sample size is asked of the weights.
@@ -84,25 +85,24 @@ def quick_fit(
     """
     config = ModelConfig() if config is None else config
     rule = ConvergenceRule() if rule is None else rule
-    catalog, config, terms = what_counts(catalog, config, use, ())
+    catalog, config, every = what_counts(catalog, config, use, tuple(terms))
     if np.any(catalog.upper_limit) or np.any(np.asarray(catalog.zred_err) > 0):
         raise ValueError("`catalog` must have exact redshifts and no upper limits: use `hbm.fit`.")
     loaded = grid if isinstance(grid, SSPGrid) else load_grid(grid)
-    builder = DataBuilder(loaded, config, catalog.filter_names, terms)
+    builder = DataBuilder(loaded, config, catalog.filter_names)
     provenance = make_provenance(
-        settings_of(catalog, config, SamplerConfig(n_draw=n_draw, n_chain=_N_CHAIN), "importance", terms),
+        settings_of(catalog, config, SamplerConfig(n_draw=n_draw, n_chain=_N_CHAIN), "importance", every),
         grid=loaded.provenance, filters=catalog.filter_names, seed=seed,
     )  # fmt: skip
     libraries: dict[float, Library] = {}
     results = []
     for row, name in enumerate(catalog.id):
-        # Without the images' statistics, so that one compiled program serves fits with and without them.
-        data = dataclasses.replace(builder(catalog, row), terms=())
+        data = builder(catalog, row)
         zred = float(catalog.zred[row])
         if zred not in libraries:
             libraries[zred] = make_library(data, config, n_prior, seed=seed)
         library = libraries[zred]
-        found = _posterior(catalog, row, library, terms, seed)
+        found = _posterior(catalog, row, library, data, every, seed)
         rng = np.random.default_rng((seed, row, 1))
         place = (np.arange(_N_CHAIN * n_draw) + rng.uniform()) / (_N_CHAIN * n_draw)
         chosen = np.minimum(np.searchsorted(np.cumsum(found.weight), place), len(found.weight) - 1)
@@ -116,7 +116,7 @@ def quick_fit(
             return value.reshape(_N_CHAIN, n_draw, *value.shape[1:])
 
         everything = {key: shaped(np.asarray(value)) for key, value in {**sites, **derived}.items()}
-        flags = tuple(flag for term in terms if isinstance(term, CatalogImages) for flag in term.flags(name))
+        flags = tuple(flag for term in every if isinstance(term, CatalogImages) for flag in term.flags(name))
         results.append(
             make_result(
                 name, zred, posterior=everything,
@@ -129,7 +129,9 @@ def quick_fit(
     return results
 
 
-def _posterior(catalog: Catalog, row: int, library: Library, terms: tuple[Any, ...], seed: int) -> Weighted:
+def _posterior(
+    catalog: Catalog, row: int, library: Library, data: GalaxyData, terms: tuple[Term, ...], seed: int
+) -> Weighted:
     """Weighted draws of one galaxy's posterior."""
     if np.any(catalog.observed[row]):
         found = photometry_posterior(
@@ -138,9 +140,12 @@ def _posterior(catalog: Catalog, row: int, library: Library, terms: tuple[Any, .
     else:
         n = min(library.n, _N_IMAGE)
         found = Weighted(np.arange(n), library.sites["logmass"][:n], np.full(n, 1 / n))
+    name = catalog.id[row]
     for term in terms:
-        if catalog.id[row] in term:
-            found = found.times(_image_log_prob(term, catalog.id[row], library, found))
+        if not isinstance(term, CatalogImages):
+            found = found.times(_term_log_prob(term, name, library, data, found))
+        elif name in term:
+            found = found.times(_image_log_prob(term, name, library, found))
     return found
 
 
@@ -162,6 +167,27 @@ def _image_log_prob(
         for first in range(0, len(padded), _BLOCK)
     ]
     return np.concatenate(blocks)[:n]
+
+
+def _term_log_prob(
+    term: Term, name: str, library: Library, data: GalaxyData, draws: Weighted
+) -> Float[np.ndarray, " draw"]:
+    """Log-likelihood of another term at weighted draws."""
+    n = len(draws.weight)
+    rows = np.resize(np.arange(n), -(-n // _BLOCK) * _BLOCK)
+    sites = {key: value[draws.rows][rows] for key, value in library.sites.items() if key != "mwa"}
+    sites["logmass"] = draws.logmass[rows]
+    single = {key: jnp.asarray(value, jnp.float32) for key, value in sites.items()}
+
+    @jax.jit
+    def log_prob(site: dict[str, Array]) -> Array:
+        def one(each: dict[str, Array]) -> Array:
+            params = parameters_from_sites(each, library.config)
+            return term.log_prob(galaxy_state(params, jnp.asarray(data.zred), data), term.galaxy(name))
+
+        return jax.vmap(one)(site)
+
+    return np.asarray(log_prob(single), np.float64)[:n]
 
 
 @eqx.filter_jit

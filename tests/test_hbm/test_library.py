@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import hbm
+import hbm.quick
 from hbm.catalog import Catalog
 from hbm.config import InterimPrior, ModelConfig
 from hbm.demo import JointDemo, load_joint_demo
@@ -111,6 +112,26 @@ def test_refusals(library: Library, data: GalaxyData) -> None:
             make_library(data, dataclasses.replace(CONFIG, **changed), 10)
     with pytest.raises(ValueError, match="nebular"):
         make_library(data, dataclasses.replace(CONFIG, nebular=False), 10)
+
+
+class Age:
+    """A term as users write them."""
+
+    name = "age"
+
+    def galaxy(self, galaxy_id: str) -> np.ndarray:
+        return np.float32([4.0, 0.5 if galaxy_id == "known" else 2.0])
+
+    def log_prob(self, state: hbm.GalaxyState, data: np.ndarray) -> Any:
+        return -0.5 * ((state.mean_age - data[0]) / data[1]) ** 2
+
+
+def test_terms_of_users_are_weights(library: Library, data: GalaxyData) -> None:
+    draws = Weighted(np.arange(5, 55), library.sites["logmass"][5:55], np.full(50, 0.02))
+    for name, error in (("known", 0.5), ("other", 2.0)):
+        found = hbm.quick._term_log_prob(Age(), name, library, data, draws)
+        exact = -0.5 * ((library.sites["mwa"][5:55] - 4.0) / error) ** 2
+        np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
