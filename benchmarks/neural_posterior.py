@@ -8,9 +8,11 @@ Properties are made normal (each is uniform in the simulations), so that the flo
 range and a flow that has learnt nothing is the prior.
 
     python -m benchmarks.neural_posterior [--models sdss-griz hst-f814w] [--seconds 4992] [--pause-after 540]
+    python -m benchmarks.neural_posterior --device cuda --steps 20000
 
-Simulations, state and weights are kept in results/.cache, and a run that was stopped goes on; `--pause-after`
-stops it by itself. `benchmarks.image_likelihood` measures its information gain.
+With `--steps` it ends after so many steps of 96 images instead of a time. Simulations, state and weights are
+kept in results/.cache, and a run that was stopped goes on; `--pause-after` stops it by itself.
+`benchmarks.image_likelihood` measures its information gain.
 """
 
 import argparse
@@ -29,6 +31,7 @@ from benchmarks._common import RESULTS
 from generative.checkpoint import load_tensors, save_tensors
 from generative.conditions import LOG_AGE_RECENT, OLD_AGE_FRACTION, RANGE, old_age_fraction, theta_columns
 from generative.data import turned
+from generative.precision import bf16_is_fast
 from generative.release import available, load
 from generative.simulated_set import simulated_set
 
@@ -66,7 +69,8 @@ class Embedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Image and conditions, flat, to features."""
         n = math.prod(self.shape)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.training):
+        use = self.training and bf16_is_fast(x.device)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=use):
             features = self.image(x[:, :n].reshape(-1, *self.shape))
         return torch.cat([features.float(), x[:, n:]], dim=1)
 
@@ -95,8 +99,8 @@ def batches(n: int, seed: int) -> Iterator[Tensor]:
         yield from torch.randperm(n, generator=generator)[: n - n % BATCH].split(BATCH)
 
 
-def train(name: str, seconds: float | None, pause_after: float) -> bool:
-    """Train until the time is used up; False if the run paused before."""
+def train(name: str, seconds: float | None, steps: int | None, pause_after: float, device: str) -> bool:
+    """Train until the time is used up or the steps are done; False if the run paused before."""
     model, folder = load(name), CACHE / name
     stop = time.monotonic() + pause_after
     options = model.provenance["config"]["training"]
@@ -109,7 +113,7 @@ def train(name: str, seconds: float | None, pause_after: float) -> bool:
         return False
     image, z, u, used = data.image, normal(data.theta), data.u, data.seconds
     budget = (model.provenance["seconds"] if seconds is None else seconds) - used
-    net = build(image.shape[1], image.shape[2], u.shape[1], z.shape[1])
+    net = build(image.shape[1], image.shape[2], u.shape[1], z.shape[1]).to(device)
     optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=1e-4)
     record: dict[str, Any] = {
         "step": 0, "seconds": 0.0, "best": math.inf, "simulating_s": used, "simulations": n,
@@ -122,26 +126,31 @@ def train(name: str, seconds: float | None, pause_after: float) -> bool:
         _restore(net, optimizer, tensors)
     rng = torch.Generator().manual_seed(SEED + record["step"])
     rows_of = batches(n, SEED + record["step"])
-    began = time.process_time()
-    before = record["seconds"]
-    while record["seconds"] < budget:
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    began, before = clock(), record["seconds"]
+    held = flat(torch.as_tensor(image[n:]), u[n:]).to(device), z[n:].to(device)
+
+    def part_done() -> float:
+        return float(record["seconds"] / budget if steps is None else record["step"] / steps)
+
+    while part_done() < 1:
         for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * max(1e-3, 0.5 * (1 + math.cos(math.pi * record["seconds"] / budget)))
+            group["lr"] = 1e-3 * max(1e-3, 0.5 * (1 + math.cos(math.pi * part_done())))
         rows = next(rows_of).numpy()
         turn = torch.randint(8, (len(rows),), generator=rng)
-        x = flat(turned(torch.as_tensor(image[rows]), turn), u[rows])
-        loss = net.train().loss(z[rows], condition=x).mean()
+        x = flat(turned(torch.as_tensor(image[rows]), turn), u[rows]).to(device)
+        loss = net.train().loss(z[rows].to(device), condition=x).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), 5.0)
         optimizer.step()
         record["step"] += 1
-        record["seconds"] = before + time.process_time() - began
-        last = record["seconds"] >= budget
+        record["seconds"] = before + clock() - began
+        last = part_done() >= 1
         if record["step"] % EVERY == 0 or last:
-            gain = information(net, flat(torch.as_tensor(image[n:]), u[n:]), z[n:])
+            gain = information(net, *held)
             print(
-                f"{name}: step {record['step']}, {record['seconds']:.0f} of {budget:.0f} s, "
+                f"{name}: step {record['step']}, {part_done():.1%} done, {record['seconds']:.0f} s, "
                 f"gain {gain.mean():.3f}",
                 flush=True,
             )
@@ -202,10 +211,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--models", nargs="*", default=list(available()))
     parser.add_argument("--seconds", type=float, default=None, help="processor time, instead of the model's")
+    parser.add_argument("--steps", type=int, default=None, help="end after so many steps instead of a time")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--pause-after", type=float, default=math.inf, help="seconds")
     args = parser.parse_args(argv)
     for name in args.models:
-        done = train(name, args.seconds, args.pause_after)
+        done = train(name, args.seconds, args.steps, args.pause_after, args.device)
         print(f"{name}: {'done' if done else 'paused; run the same command again'}")
 
 

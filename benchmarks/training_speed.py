@@ -18,6 +18,7 @@ from benchmarks._common import print_table
 from benchmarks._images import write_result
 from generative.config import read_config
 from generative.network import n_parameter
+from generative.precision import bf16_is_fast
 from generative.setup import config_path, set_up
 from generative.train import TrainState, train_steps
 
@@ -87,9 +88,11 @@ def speeds(name: str, seconds: float, device: str) -> dict[str, Any]:
     times = torch.linspace(0, 999, len(blocks), device=device)
     target = torch.randn(len(blocks), config.network.channels[0], *blocks.shape[2:], device=device)
 
+    bf16 = options.bf16 and bf16_is_fast(device)
+
     def plain() -> int:
         optimizer.zero_grad()
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=options.bf16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             out = unet(blocks, times, class_labels=embedding).sample
         ((out.float() - target) ** 2).mean().backward()
         optimizer.step()

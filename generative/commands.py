@@ -20,6 +20,7 @@ from generative.datasets import read_survey_images, scaled_labels
 from generative.display import image_grid, strip_figure, to_rgb, write_gif
 from generative.draw import Drawn, draw, theta_rows, usual_conditions
 from generative.evaluation.report import evaluate
+from generative.precision import bf16_is_fast
 from generative.release import load, model_path
 from generative.sampler import denoise_fn, heun_steps, sigma_schedule
 from generative.setup import config_path, data_folder, set_up
@@ -93,6 +94,11 @@ class Training:
         self._setup = set_up(self.settings, data_folder(path), self.device)
         self.notes: list[str] = []
         """What the user should know before it starts."""
+        if self.settings.training.bf16 and not bf16_is_fast(self.device):
+            self.notes.append(
+                "`bf16` is ignored: this processor has no instructions for bfloat16 and would take ten times "
+                "as long. Single precision it is."
+            )
         if self.settings.training.contrast > 0 and not contrast_is_sound(self._setup.source):
             self.notes.append(
                 "`contrast` is ignored: in these data properties go with the conditions of observation, and "

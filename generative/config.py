@@ -73,6 +73,7 @@ class TrainingOptions:
     n_validate: int = 128
     save_every: int = 250
     bf16: bool = False
+    """Compute the trunk in bfloat16, on devices that have instructions for it."""
     seed: int = 1
     start_from: str = ""
     """Model to start from, to refine it or move it to other images: a file, a run's state, or a shipped name.

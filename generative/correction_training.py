@@ -28,6 +28,7 @@ from generative.checkpoint import Model, load_tensors, save_tensors, write_atomi
 from generative.correction import Correction, default_config, with_one
 from generative.data import Source, hide_unseen, random_holes, turned
 from generative.network import Separable
+from generative.precision import bf16_is_fast
 from generative.simulated_set import SimulatedSet, check_header
 from generative.statistics import Folded, fold, folded_log_likelihood, image_statistics
 
@@ -124,7 +125,7 @@ def train_encoder(
             group["lr"] = options.lr * part
         clean, theta, u, observed = _training_batch(data, n, options.batch, generator, device)
         shared = proposal[torch.randint(len(proposal), (_SHARED,), generator=generator)].to(device)
-        net.encoder.bf16 = options.bf16
+        net.encoder.bf16 = options.bf16 and bf16_is_fast(device)
         numbers = with_one(net.encoder(clean, u, observed))
         loss = contrastive_loss(net.log_ratio(numbers, _candidates(theta, shared), u))
         optimizer.zero_grad()

@@ -32,6 +32,7 @@ from generative.instrument import Instrument
 from generative.loss import Losses, TrainingBatch, sampling_levels
 from generative.network import Denoiser, NetworkConfig, Separable, build_network
 from generative.noise import NoiseDensity, likelihood_nodes
+from generative.precision import bf16_is_fast
 from generative.preparation import Preparation
 from generative.refit import cache_statistics, refit
 from generative.release import model_path
@@ -85,7 +86,7 @@ class TrainState:
         network = build_network(network_config(config, source))
         if options.start_from:
             start_from(network, options.start_from)
-        set_bf16(network, options.bf16)
+        set_bf16(network, options.bf16 and bf16_is_fast(device))
         self.config, self.preparation = config, preparation
         contrast = options.contrast if contrast_is_sound(source) else 0.0
         self.losses = Losses(network, contrast=contrast, looks=options.looks).to(device)

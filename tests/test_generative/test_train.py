@@ -139,6 +139,20 @@ def test_starting_from_another_model(
         TrainState(dataclasses.replace(config, training=options), source, preparation)
 
 
+@pytest.mark.parametrize("is_fast", [False, True])
+def test_bfloat16_where_it_saves_time(
+    is_fast: bool,
+    config: TrainConfig,
+    source: SimulatedSource,
+    preparation: Preparation,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("generative.train.bf16_is_fast", lambda _device: is_fast)
+    wanted = dataclasses.replace(config, training=dataclasses.replace(config.training, bf16=True))
+    assert TrainState(wanted, source, preparation).network.trunk.bf16 is is_fast
+    assert TrainState(config, source, preparation).network.trunk.bf16 is False
+
+
 def test_training_lowers_the_loss(
     config: TrainConfig, source: SimulatedSource, preparation: Preparation
 ) -> None:
