@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from hbm.mixture import FLOOR, Mixture, as_proposal, fit_mixture, moments, standard_mixture
 
@@ -27,6 +27,9 @@ _WINDOW = 5
 
 _TARGET = 0.2
 """Effective sample size that sets the next temperature, in points of a round."""
+
+SETTLED = 5
+"""Rounds at the posterior, counted from the one that reached it, after which a pilot changes no more."""
 
 _HUGE = 1e10
 _N_BISECT = 30
@@ -38,7 +41,7 @@ class PilotConfig(NamedTuple):
     n_point: int = 2000
     """Points per round."""
     n_round: int = 20
-    """Rounds."""
+    """Rounds at most."""
     n_component: int = 6
     """Gaussians of the mixture, apart from the broad one."""
 
@@ -54,6 +57,13 @@ class PilotState(NamedTuple):
     """Kept proposals, stacked."""
     filled: Bool[Array, " window"]
     beta: Float[Array, ""]
+    n_full: Int[Array, ""]
+    """Rounds at the posterior."""
+
+    @property
+    def is_settled(self) -> Bool[Array, "..."]:
+        """Whether further rounds change nothing."""
+        return self.n_full >= SETTLED
 
 
 class Pilot(NamedTuple):
@@ -96,6 +106,7 @@ class PilotSampler:
             jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (_WINDOW, *leaf.shape)), self.reference),
             jnp.zeros(_WINDOW, bool),
             jnp.zeros(()),
+            jnp.zeros((), int),
         )
 
     def update(
@@ -108,6 +119,8 @@ class PilotSampler:
         key: Array,
     ) -> tuple[PilotState, Mixture]:
         """Put the points of round ``i`` in place of the oldest ones, and make the next proposal.
+
+        A galaxy that has settled stays as it is, whatever the others beside it still do.
 
         Parameters
         ----------
@@ -122,7 +135,7 @@ class PilotSampler:
         key
             Source of randomness.
         """
-        slot = i % _WINDOW
+        before, slot = state, i % _WINDOW
         potential = jnp.where(jnp.isfinite(potential), jnp.minimum(potential, _HUGE), _HUGE)
         points = state.x.at[slot].set(x)
         proposals = jax.tree.map(lambda kept, new: kept.at[slot].set(new), state.proposal, proposal)
@@ -135,11 +148,16 @@ class PilotSampler:
             proposals,
             state.filled.at[slot].set(True),
             state.beta,
+            state.n_full,
         )
         base, slope = self._terms(state)
-        state = state._replace(beta=self._next_beta(state.beta, base, slope))
+        beta = self._next_beta(state.beta, base, slope)
+        state = state._replace(beta=beta, n_full=state.n_full + (beta >= 1))
         following, _ = self._fit(state, base + state.beta * slope, key)
-        return state, following
+        kept: tuple[PilotState, Mixture] = jax.tree.map(
+            lambda old, new: jnp.where(before.is_settled, old, new), (before, proposal), (state, following)
+        )
+        return kept
 
     def finish(self, state: PilotState, key: Array, n_chain: int) -> Pilot:
         """Starting points, covariance and proposal."""

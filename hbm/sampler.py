@@ -50,7 +50,7 @@ class SamplerConfig(NamedTuple):
     n_point: int = 2000
     """Points per round of the pilot."""
     n_round: int = 20
-    """Rounds of the pilot."""
+    """Rounds of the pilot at most: it ends some rounds after it has reached the posterior."""
     n_component: int = 6
     """Gaussians in the pilot's mixture."""
 
@@ -275,8 +275,10 @@ class NutsSampler:
             key_points, key_fit = jnp.unstack(_split(_folded(keys, i), 2), axis=1)
             x, potential = self._propose(proposal, data, key_points)
             state, proposal = self._update(state, jnp.asarray(i), proposal, x, potential, key_fit)
-            proposal.mean.block_until_ready()  # or progress would run ahead of the work
-            tell(i + 1)
+            is_done = bool(np.all(jax.device_get(state.is_settled)))  # waits for the work
+            tell(n_round if is_done else i + 1)
+            if is_done:
+                break
         pilot = self._finish(state, _folded(keys, n_round))
         return pilot, state
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.stats
 
 from hbm.mixture import Mixture, standard_mixture
-from hbm.pilot import PilotConfig, PilotSampler
+from hbm.pilot import SETTLED, PilotConfig, PilotSampler
 from hbm.sampler import jumped
 
 WEIGHT = np.array([0.2, 0.8])
@@ -49,6 +49,30 @@ def test_covariance_is_that_of_the_target(pilot):
     between = (MEAN - mean)[:, :, None] * (MEAN - mean)[:, None, :]
     expected = np.einsum("k,kij->ij", WEIGHT, within + between)
     np.testing.assert_allclose(pilot[2].covariance, expected, atol=0.25)
+
+
+def test_a_settled_pilot_stays_as_it_is(pilot):
+    """So that a galaxy's draws do not depend on how long others beside it take."""
+    sampler, state, _ = pilot
+    assert bool(state.is_settled)
+    assert int(state.n_full) == SETTLED
+    x = sampler.reference.sample(jax.random.key(9), CONFIG.n_point)
+    again, proposal = jax.jit(sampler.update)(
+        state, jnp.asarray(CONFIG.n_round), sampler.reference, x, -TARGET.log_prob(x), jax.random.key(9)
+    )
+    jax.tree.map(np.testing.assert_array_equal, (again, proposal), (state, sampler.reference))
+
+
+def test_a_pilot_on_its_way_is_not_settled():
+    sampler = PilotSampler(np.ones(3), CONFIG)
+    x = sampler.reference.sample(jax.random.key(9), CONFIG.n_point)
+    narrow = -0.5 * jnp.sum(((x - 2.0) / 0.01) ** 2, axis=1)
+    state, _ = jax.jit(sampler.update)(
+        sampler.empty(), jnp.asarray(0), sampler.reference, x, -narrow, jax.random.key(9)
+    )
+    assert float(state.beta) < 1
+    assert int(state.n_full) == 0
+    assert not bool(state.is_settled)
 
 
 def test_refit_covers_what_chains_have_seen(pilot):
