@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _AXIS = "galaxy"
 
@@ -53,7 +53,19 @@ def over_devices(
         )
         return mapped(*arguments)
 
-    return jax.jit(run)
+    compiled = jax.jit(run)
+
+    def placed(*arguments: Any) -> Any:
+        axes = in_axes(*arguments)
+        n_device = math.gcd(_n_galaxy(arguments, axes), len(jax.devices()))
+        if n_device > 1:
+            # Arguments that come from elsewhere than from such a function would have it compiled once more.
+            mesh = Mesh(np.asarray(jax.devices()[:n_device]), (_AXIS,))
+            where = jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(axes))
+            arguments = jax.device_put(arguments, where)
+        return compiled(*arguments)
+
+    return placed
 
 
 def _specs(axes: Any) -> Any:

@@ -11,6 +11,11 @@ use_cpu_cores({n})
 import jax, jax.numpy as jnp, numpy as np
 assert len(jax.devices()) == {n}
 
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **more: compiled.append(more.get("fun_name")) if "backend_compile" in event else None
+)
+
 def run(x, y, shared):
     # A loop as long as the slowest galaxy of a device.
     def body(carry):
@@ -26,6 +31,11 @@ expected = run(x, y, 1.5)
 np.testing.assert_array_equal(z, expected[0])
 np.testing.assert_array_equal(twice, expected[1])
 assert len(z.sharding.device_set) == {used}
+n_before = len(compiled)
+assert n_before > 0
+again = call(z, np.asarray(y), 1.5)  # from the devices and from elsewhere: not compiled again
+np.testing.assert_array_equal(again[1], twice)
+assert len(compiled) == n_before, compiled[n_before:]
 three = call(x[:3], y[:, :3], 1.5)[0]  # does not divide: fewer devices
 np.testing.assert_array_equal(three, expected[0][:3])
 print("same")
