@@ -45,7 +45,7 @@ class SamplerConfig(NamedTuple):
     """Independent proposals after each NUTS transition."""
     target_accept: float = 0.85
     """Acceptance probability of NUTS that the step size aims at."""
-    max_tree_depth: int = 4
+    max_tree_depth: int = 3
     """NUTS doubles its path at most this often."""
     n_point: int = 2000
     """Points per round of the pilot."""

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["HBM_PROGRAMS"] = ""  # commands keep no compiled programs
 
 _QUICK_XLA = (
     "--xla_backend_optimization_level=0",

@@ -3,12 +3,13 @@
 import dataclasses
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 from rich.markup import escape
 
 from hbm.cli.console import plain_errors, progress_bar, stdout
+from hbm.cli.programs import keep_programs
 
 if TYPE_CHECKING:
     from hbm.calibration.fits import Use
@@ -99,8 +100,6 @@ def calibrate(
             from hbm.devices import use_cpu_cores
 
             use_cpu_cores(cores)
-        import jax
-
         from hbm.calibration.faults import parse_faults
         from hbm.calibration.fits import TimeUpError
         from hbm.calibration.report import write_report
@@ -113,10 +112,7 @@ def calibrate(
             model=model, n=n, n_wrong=min(n_wrong, n), bands=tuple(b.strip() for b in bands.split(",")),
             depth=depth, method=method.value, n_check=check, correction=correction, seed=seed,
         )  # fmt: skip
-        # A run that goes on need not compile its programs again.
-        config: Any = jax.config
-        config.update("jax_compilation_cache_dir", str(out / "pieces" / "jax"))
-        config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+        keep_programs()
         with progress_bar("opening the model") as progress:
             run = CalibrationRun(
                 settings, out, resume=resume, overwrite=overwrite, minutes=minutes, progress=progress

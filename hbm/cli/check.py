@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from hbm.cli.console import plain_errors, progress_bar, stderr, stdout
+from hbm.cli.programs import keep_programs
 
 if TYPE_CHECKING:
     from astropy.table import Table
@@ -93,6 +94,7 @@ def check(
     `hbm check photometry --images stamps.stats.h5 --show 17 --overwrite`
     """
     with plain_errors():
+        keep_programs()
         if overwrite and resume:
             raise ValueError("Give `--overwrite` or `--resume`, not both.")
         if out.suffix not in (".ecsv", ".parquet"):

@@ -9,6 +9,7 @@ from rich.markup import escape
 from hbm.cli.console import plain_errors, progress_bar, stderr, stdout
 from hbm.cli.demo_joint import joint_demo
 from hbm.cli.figures import save_figures
+from hbm.cli.programs import keep_programs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -63,6 +64,7 @@ def demo(
     `hbm demo --real --quick --out /tmp/demo`
     """
     with plain_errors():
+        keep_programs()
         from hbm.demo import load_demo
         from hbm.fitting import fit
         from hbm.results import result_path, write_table

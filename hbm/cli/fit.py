@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from hbm.cli.console import plain_errors, progress_bar, stderr, stdout
 from hbm.cli.figures import save_figures
+from hbm.cli.programs import keep_programs
 
 if TYPE_CHECKING:
     from hbm.catalog import Catalog
@@ -201,6 +202,7 @@ def fit(
     `hbm fit galaxies.ecsv --resume` carries on where an interrupted run stopped.
     """
     with plain_errors():
+        keep_programs()
         if overwrite and resume:
             raise ValueError("Give `--overwrite` or `--resume`, not both.")
         floor = _error_floor(error_floor)

@@ -7,6 +7,7 @@ import typer
 from rich.markup import escape
 
 from hbm.cli.console import plain_errors, progress_bar, stderr, stdout
+from hbm.cli.programs import keep_programs
 
 if TYPE_CHECKING:
     from hbm.population import PopulationResult
@@ -50,6 +51,7 @@ def population(
     `hbm population survey.toml --resume` carries on where an interrupted run stopped.
     """
     with plain_errors():
+        keep_programs()
         if example is not None:
             if config is not None:
                 raise ValueError("Give a file or `--example`, not both.")
