@@ -1,8 +1,8 @@
-"""Galaxies over all JAX devices: each device runs its own galaxies, and nothing is exchanged.
+"""Galaxies over the JAX devices of this host: each device runs its own galaxies, and nothing is exchanged.
 
 A program that is vectorised over galaxies steps them together: a loop ends when the last one is done. On
 several devices each share of the galaxies has a loop of its own (`jax.shard_map`). Results are the same to
-rounding, which long chains amplify.
+rounding, which long chains amplify. What adds galaxies up, on one host or several, is `hbm.spread`.
 """
 
 import math
@@ -44,10 +44,10 @@ def over_devices(
 
     def run(*arguments: Any) -> Any:
         axes = in_axes(*arguments)
-        n_device = math.gcd(_n_galaxy(arguments, axes), len(jax.devices()))
+        n_device = math.gcd(_n_galaxy(arguments, axes), len(jax.local_devices()))
         if n_device == 1:
             return function(*arguments)
-        mesh = Mesh(np.asarray(jax.devices()[:n_device]), (_AXIS,))
+        mesh = Mesh(np.asarray(jax.local_devices()[:n_device]), (_AXIS,))
         mapped = jax.shard_map(
             function, mesh=mesh, in_specs=_specs(axes), out_specs=_specs(out_axes), check_vma=False
         )
@@ -57,10 +57,10 @@ def over_devices(
 
     def placed(*arguments: Any) -> Any:
         axes = in_axes(*arguments)
-        n_device = math.gcd(_n_galaxy(arguments, axes), len(jax.devices()))
+        n_device = math.gcd(_n_galaxy(arguments, axes), len(jax.local_devices()))
         if n_device > 1:
             # Arguments that come from elsewhere than from such a function would have it compiled once more.
-            mesh = Mesh(np.asarray(jax.devices()[:n_device]), (_AXIS,))
+            mesh = Mesh(np.asarray(jax.local_devices()[:n_device]), (_AXIS,))
             where = jax.tree.map(lambda spec: NamedSharding(mesh, spec), _specs(axes))
             arguments = jax.device_put(arguments, where)
         return compiled(*arguments)

@@ -61,10 +61,10 @@ class Queue:
 def default_batch_size() -> int:
     """Galaxies side by side that keep all devices busy."""
     per_device = _PER_CORE if jax.default_backend() == "cpu" else _PER_ACCELERATOR
-    return per_device * len(jax.devices())
+    return per_device * len(jax.local_devices())
 
 
 def leg_width(n_galaxy: int, batch_size: int) -> int:
     """Places of a leg: no more than there are galaxies, in equal shares for all devices."""
-    width, n_device = min(n_galaxy, batch_size), len(jax.devices())
+    width, n_device = min(n_galaxy, batch_size), len(jax.local_devices())
     return width if width < n_device else math.ceil(width / n_device) * n_device

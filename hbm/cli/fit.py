@@ -76,6 +76,13 @@ def fit(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Fit only the first so many.", rich_help_panel="Catalogue")
     ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="I/N: fit the I-th of N shares, the others being fitted elsewhere.",
+            rich_help_panel="Catalogue",
+        ),
+    ] = None,
     on_bad: Annotated[
         OnBad,
         typer.Option(
@@ -199,6 +206,8 @@ def fit(
 
     `hbm fit galaxies.ecsv --images stamps.stats.h5 --out joint` adds images that `hbm compile` has compiled.
 
+    `hbm fit galaxies.ecsv --out results --part 2/8` is one of eight commands, on as many machines.
+
     `hbm fit galaxies.ecsv --resume` carries on where an interrupted run stopped.
     """
     with plain_errors():
@@ -217,7 +226,7 @@ def fit(
         whole = read_catalog(catalog, preset=preset, columns=columns, on_bad=on_bad.value)
         if images is not None:
             whole = _with_images(whole, images, image_model, insist, correction)
-        chosen = _choose(whole, galaxy, limit)
+        chosen = _share(_choose(whole, galaxy, limit), part)
         paths = {name: result_path(out, name) for name in chosen.id}
         there = [name for name, path in paths.items() if path.exists()]
         if there and not overwrite and not resume:
@@ -332,6 +341,19 @@ def _choose(catalog: "Catalog", ids: list[str] | None, limit: int | None) -> "Ca
                 )
         catalog = catalog.select([position[name] for name in dict.fromkeys(ids)])
     return catalog if limit is None else catalog.select(slice(limit))
+
+
+def _share(catalog: "Catalog", part: str | None) -> "Catalog":
+    """Every N-th galaxy from the I-th on, of ``I/N``."""
+    if part is None:
+        return catalog
+    first, _, every = part.partition("/")
+    if not (first.isdecimal() and every.isdecimal() and 1 <= int(first) <= int(every)):
+        raise ValueError(f"`--part` must be I/N with I from 1 to N, such as 2/8, got {part!r}.")
+    rows = list(range(int(first) - 1, len(catalog), int(every)))
+    if not rows:
+        raise ValueError(f"`--part` {part} leaves no galaxy: there are {len(catalog)}.")
+    return catalog.select(rows)
 
 
 def _report(results: "list[FitResult]", n_skipped: int, out: Path) -> None:

@@ -27,6 +27,28 @@ def population(
         bool, typer.Option("--resume", help="Go on from the state of an interrupted run.")
     ] = False,
     plots: Annotated[bool, typer.Option(help="Draw the hyperparameters beside the result.")] = True,
+    cores: Annotated[
+        int,
+        typer.Option(min=1, help="Cores to divide the galaxies over.", rich_help_panel="Devices"),
+    ] = 1,
+    coordinator: Annotated[
+        str | None,
+        typer.Option(help="ADDRESS:PORT of the first of several hosts.", rich_help_panel="Devices"),
+    ] = None,
+    hosts: Annotated[
+        int, typer.Option(min=1, help="Hosts that run this command.", rich_help_panel="Devices")
+    ] = 1,
+    host: Annotated[
+        int | None, typer.Option(min=0, help="Number of this one, from 0.", rich_help_panel="Devices")
+    ] = None,
+    cluster: Annotated[
+        bool,
+        typer.Option(
+            "--cluster",
+            help="Let JAX ask SLURM, Open MPI or Cloud TPU for the hosts.",
+            rich_help_panel="Devices",
+        ),
+    ] = False,
 ) -> None:
     """Infer how properties of galaxies are distributed: mass function, scaling relations, scatters.
 
@@ -49,9 +71,24 @@ def population(
     `hbm population mock/population.toml`
 
     `hbm population survey.toml --resume` carries on where an interrupted run stopped.
+
+    `hbm population survey.toml --coordinator node0:1234 --hosts 4 --host 2` on the third of four hosts.
+
+    `srun hbm population survey.toml --cluster`
     """
     with plain_errors():
         keep_programs()
+        if cores > 1:  # before anything that wakes JAX up
+            from hbm.devices import use_cpu_cores
+
+            use_cpu_cores(cores)
+        if hosts > 1 or cluster:
+            from hbm.spread import join_hosts
+
+            if cluster:
+                join_hosts()
+            else:
+                join_hosts(coordinator, hosts, host)
         if example is not None:
             if config is not None:
                 raise ValueError("Give a file or `--example`, not both.")
@@ -73,6 +110,7 @@ def _write_example(folder: Path) -> None:
 
 def _run(config: Path, *, overwrite: bool, resume: bool, plots: bool) -> None:
     from hbm.population.settings import read_settings
+    from hbm.spread import hosts_meet, is_first_host
 
     settings = read_settings(config)
     out = settings.folder / settings.out
@@ -97,13 +135,17 @@ def _run(config: Path, *, overwrite: bool, resume: bool, plots: bool) -> None:
         selection = selection_of(settings, results, model, relations)
         progress(0, 1, "galaxies")
         galaxies = galaxies_of(settings, results)
-        if checkpoint is not None and overwrite and not resume:
+        if checkpoint is not None and overwrite and not resume and is_first_host():
             checkpoint.unlink(missing_ok=True)
+        hosts_meet("checkpoint")
         found = fit_population(
             galaxies, relations, method=lengths.method, selection=selection, n_warmup=lengths.warmup,
             n_draw=lengths.draws, n_chain=lengths.chains, seed=lengths.seed, progress=progress,
             checkpoint=checkpoint, resume=resume,
         )  # fmt: skip
+    hosts_meet("sampled")
+    if not is_first_host():
+        return
     save_population(found, out, overwrite=overwrite)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from hbm.results import settings_that_differ
+from hbm.spread import Spread, is_first_host
 
 Progress = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, what is being done)."""
@@ -84,6 +85,7 @@ def run_chains(
     text: str = "sampling",
     *,
     program: Callable[[Any, Any], Any] | None = None,
+    spread: Spread | None = None,
 ) -> dict[str, Any]:
     """Advance all chains to the end.
 
@@ -104,6 +106,8 @@ def run_chains(
         Told how far the run is, in these words.
     program
         That of ``step``, of `in_pieces`, if there is one already: it need not be compiled again.
+    spread
+        Where the arrays are, if on several devices.
 
     Returns
     -------
@@ -130,16 +134,24 @@ def run_chains(
     written = time.monotonic()
     parts = [kept] if kept else []
     while done < total:
+        if spread is not None:  # always alike, or the program would be compiled again
+            state = spread.state(state)
         state, output = advance(state, arrays)
         first, done = done, done + PIECE
-        new = _kept(jax.device_get(output), first, schedule)
+        here = output if spread is None else spread.fetch(output)
+        new = _kept(jax.device_get(here), first, schedule)
         if new:
             parts.append(new)
         if progress is not None:
             progress(min(done, total), total, text if first >= schedule.n_warmup else f"{text}: warm-up")
-        if path is not None and (time.monotonic() - written >= schedule.every_s or done >= total):
+        if path is None:
+            continue
+        is_time = time.monotonic() - written >= schedule.every_s or done >= total
+        if is_time if spread is None else spread.agreed(is_time):
             parts = [_joined(parts)] if parts else []
-            write_checkpoint(path, identity, done, state, parts[0] if parts else {})
+            whole = state if spread is None else spread.fetch(state)
+            if is_first_host():
+                write_checkpoint(path, identity, done, whole, parts[0] if parts else {})
             written = time.monotonic()
     return _unflattened(_joined(parts))
 

@@ -22,6 +22,7 @@ from hbm.population.relations import Hyper, Population
 from hbm.population.selection import Selection
 from hbm.population.survey import GalaxyPoint, Shared, Survey
 from hbm.population.unknowns import Unknowns
+from hbm.spread import Spread
 
 
 class Drawn(NamedTuple):
@@ -74,6 +75,14 @@ class Hierarchy:
         point: GalaxyPoint = jax.jit(self._at)(survey.start[:, 0], start.calibration, arrays)
         finite = jnp.isfinite(point.potential)
         self.arrays = arrays._replace(reference=jnp.where(finite, point.potential, 0.0))
+
+    def spread_arrays(self, spread: Spread) -> Arrays:
+        """`arrays`, divided over devices."""
+        arrays = self.arrays
+        data, selection = spread.arrays(arrays.data, self.survey.axes), spread.draws(arrays.selection)
+        plain = arrays._replace(data=None, selection=None)
+        placed: Arrays = spread.arrays(plain)._replace(data=data, selection=selection)
+        return placed
 
     def _statements(self) -> tuple[Hyper, Shared]:
         return self.population.sample(), self.survey.sample_calibration()

@@ -30,6 +30,7 @@ from hbm.population.relations import Hyper, Population, Relation, with_published
 from hbm.population.result import PopulationResult, judged
 from hbm.population.selection import Selection
 from hbm.population.unknowns import Unknowns
+from hbm.spread import spread_over_devices
 
 _N_VARIANCE = 50
 _N_ROUGH = 25
@@ -226,9 +227,17 @@ def reweight(
     key, key_start = jax.random.split(jax.random.key(seed))
     start = 0.3 * jax.random.normal(key_start, (n_chain, method.unknowns.n))
     properties, prior = draws.properties, draws.prior
-    stored, energy, slope, largest = method.prepared(properties, prior, selection, start)
-    refuse_excluded(np.asarray(largest)[:, None], draws.id)
+    spread = spread_over_devices(len(draws.id))
+
+    def here(tree: Any) -> Any:
+        return tree if spread is None else spread.fetch(tree)
+
     state = jax.vmap(method.init)(start, jax.random.split(key, n_chain))
+    if spread is not None:
+        properties, selection = spread.arrays(properties), spread.draws(selection)
+        state, start = spread.state(state), spread.state(start)
+    stored, energy, slope, largest = method.prepared(properties, prior, selection, start)
+    refuse_excluded(np.asarray(here(largest))[:, None], draws.id)
     state = state._replace(potential_energy=energy, z_grad=slope)
     n_rough, report = 0, progress
     if (every := stored.log_interim.shape[1] // _N_ROUGH) > 1:
@@ -242,10 +251,10 @@ def reweight(
             state = state._replace(potential_energy=energy, z_grad=slope)
     kept = run_chains(
         method.step, state, stored, Schedule(n_warmup - n_rough, n_draw), {}, report, _TEXT,
-        program=method.program,
+        program=method.program, spread=spread,
     )  # fmt: skip
     vectors = np.asarray(kept.pop("shared"))
-    summary: Summary = method.summary(jnp.asarray(vectors.reshape(-1, vectors.shape[-1])), stored)
+    summary: Summary = here(method.summary(jnp.asarray(vectors.reshape(-1, vectors.shape[-1])), stored))
     by_chain = vectors.shape[:2]
     values = {name: np.asarray(v).reshape(*by_chain, *v.shape[1:]) for name, v in summary.values.items()}
     if summary.log_detected is not None:

@@ -18,6 +18,7 @@ from hbm.population.relations import Population
 from hbm.population.result import PopulationResult, judged
 from hbm.population.selection import Selection
 from hbm.population.survey import Survey
+from hbm.spread import spread_over_devices
 
 
 def fit_together(
@@ -44,6 +45,7 @@ def fit_together(
         raise ValueError(f"`sampler` must be the config of method {method!r}, got {type(chosen).__name__}.")
     hierarchy = Hierarchy(survey, population, selection, seed)
     shared, w = hierarchy.start(n_chain, seed)
+    spread = spread_over_devices(len(survey.id))
     kernel: JointSampler | GibbsSampler
     if isinstance(chosen, JointConfig):
         kernel = JointSampler(hierarchy, chosen, n_warmup)
@@ -61,8 +63,9 @@ def fit_together(
     given = hierarchy.arrays._replace(reference=jnp.zeros(0))
     identity = fingerprint(settings, (given, survey.start))
     schedule = Schedule(n_warmup, n_draw, checkpoint=checkpoint, resume=resume)
+    arrays = hierarchy.arrays if spread is None else hierarchy.spread_arrays(spread)
     with reporter(progress) as report:
-        kept = run_chains(kernel.step, state, hierarchy.arrays, schedule, identity, report, method)
+        kept = run_chains(kernel.step, state, arrays, schedule, identity, report, method, spread=spread)
     galaxies = kept.pop("properties")
     vectors = kept.pop("shared")
     values, variance = _values(hierarchy, jnp.asarray(vectors), selection)

@@ -282,7 +282,13 @@ def test_fit_writes_and_reports(fit: FitStandIn, table: Path, tmp_path: Path) ->
 def test_fit_chooses_galaxies(fit: FitStandIn, table: Path, tmp_path: Path) -> None:
     run("fit", table, "-o", tmp_path / "x", "--id", "c3", "--id", "a1", "--id", "c3")
     run("fit", table, "-o", tmp_path / "y", "--limit", 2)
-    assert [call["catalog"].id for call in fit.calls] == [("c3", "a1"), ("a1", "b2")]
+    run("fit", table, "-o", tmp_path / "z", "--part", "1/2")
+    run("fit", table, "-o", tmp_path / "z", "--part", "2/2")
+    assert [c["catalog"].id for c in fit.calls] == [("c3", "a1"), ("a1", "b2"), ("a1", "c3"), ("b2",)]
+    assert list(Table.read(tmp_path / "z" / "summary.ecsv")["id"]) == ["b2", "a1", "c3"]
+    for part in ("3/2", "0/2", "half", "1/"):
+        assert "`--part` must be I/N" in refused("fit", table, "-o", tmp_path / "w", "--part", part)
+    assert "leaves no galaxy" in refused("fit", table, "-o", tmp_path / "w", "--part", "9/9")
 
 
 def test_fit_resumes(fit: FitStandIn, table: Path, tmp_path: Path) -> None:
