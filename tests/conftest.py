@@ -4,7 +4,7 @@ Tests marked ``fsps`` are skipped where python-fsps cannot run. With ``HBM_REQUI
 such a skip is a failure, and so is a session in which none of them ran.
 
 Without slow tests, XLA compiles without its costly optimisations: a test runs its programs a few times, and
-compiling them takes most of the time. ``pytest -m ""`` and ``-m slow`` compile as users do.
+compiling them takes most of the time; so for ``-m examples``. ``-m ""`` and ``-m slow`` compile as users do.
 """
 
 import importlib.util
@@ -16,6 +16,9 @@ import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["HBM_PROGRAMS"] = ""  # commands keep no compiled programs
+
+_QUICK = ("not slow and not examples", "examples")
+"""Of which tests: the default of pyproject.toml, and the examples."""
 
 _QUICK_XLA = (
     "--xla_backend_optimization_level=0",
@@ -63,7 +66,7 @@ class FspsCounter:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.option.markexpr == "not slow":  # before JAX starts; subprocesses of tests inherit it
+    if config.option.markexpr in _QUICK:  # before JAX starts; subprocesses of tests inherit it
         os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *_QUICK_XLA)).strip()
     if not hasattr(config, "workerinput"):  # not in the workers of pytest-xdist
         config.pluginmanager.register(FspsCounter(), "fsps-counter")
