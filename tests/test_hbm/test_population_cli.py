@@ -141,6 +141,12 @@ def test_arguments_are_refused(mock: Path, tmp_path: Path) -> None:
     assert "already holds population.toml" in refused("--example", mock.parent)
 
 
+def test_hosts_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
+    assert "must be given together" in refused(tmp_path / "any.toml", "--hosts", 2)
+    words = refused(tmp_path / "any.toml", "--hosts", 2, "--host", 2, "--coordinator", "here:1")
+    assert "`host` must be from 0 to 1" in words
+
+
 def test_relations_of_a_file() -> None:
     prior = InterimPrior(logzsol=(-1.0, 0.2))
     made = population_of({"mass_metallicity": {"high": 0.1}, "schechter": {}}, prior).relations
