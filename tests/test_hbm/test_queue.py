@@ -34,12 +34,12 @@ def test_nothing_comes_from_an_empty_queue():
     [(1, 8, 2, 1), (3, 8, 2, 4), (100, 8, 2, 8), (100, 5, 2, 6), (100, 5, 1, 5), (2, 8, 4, 2)],
 )
 def test_places_are_shared_equally_by_the_devices(monkeypatch, n_galaxy, batch_size, n_device, width):
-    monkeypatch.setattr(jax, "devices", lambda: [None] * n_device)
+    monkeypatch.setattr(jax, "local_devices", lambda: [None] * n_device)
     assert leg_width(n_galaxy, batch_size) == width
 
 
 def test_a_processor_has_few_places_and_an_accelerator_many(monkeypatch):
-    monkeypatch.setattr(jax, "devices", lambda: [None] * 2)
+    monkeypatch.setattr(jax, "local_devices", lambda: [None] * 2)
     monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
     on_cpu = default_batch_size()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
