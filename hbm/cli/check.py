@@ -74,6 +74,9 @@ def check(
     points: Annotated[
         int, typer.Option(min=64, help="Points per galaxy; more for less Monte Carlo error.")
     ] = 16384,
+    max_points: Annotated[
+        int, typer.Option(min=64, help="Most points of a galaxy for which those are too few.")
+    ] = 131072,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an older table.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Skip galaxies that the table has.")] = False,
@@ -122,13 +125,13 @@ def check(
             warnings.simplefilter("always")
             checker = Checker(
                 every, images, likelihood, grid=None if grid is None else load_grid(grid), n_point=points,
-                seed=seed, insist=insist,
+                max_point=max(points, max_points), seed=seed, insist=insist,
             )  # fmt: skip
         for warning in caught:
             stderr().print(f"[yellow]Note:[/] {escape(str(warning.message))}", soft_wrap=True)
         settings = {
             "image_model": likelihood.hash, "correction": bool(likelihood.psi), "points": points,
-            "seed": seed, "prior_bad": prior_bad,
+            "max_points": max_points, "seed": seed, "prior_bad": prior_bad,
         }  # fmt: skip
         table = _checked(checker, out, settings, show or [], prior_bad, resume=resume)
         _report(table, out)

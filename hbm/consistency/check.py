@@ -22,7 +22,8 @@ from hbm.consistency.inputs import images_of, only, photometry_of, refuse_anothe
 from hbm.consistency.odds import Odds, odds_of
 from hbm.consistency.pool import Points, PoolMaker
 from hbm.consistency.predictive import band_quantiles, p_of_bands, p_of_fluxes, replicates
-from hbm.consistency.report import MAX_ERROR, MIN_ESS, Check, Detail
+from hbm.consistency.report import Check, Detail
+from hbm.consistency.rounds import is_enough, joined
 from hbm.fitting import config_of
 from hbm.galaxies import DataBuilder
 from hbm.image import CompiledImages, ImageLikelihood, load_image_likelihood, read_compiled_images
@@ -35,6 +36,9 @@ _MIN_INSIDE = 0.1
 
 _N_SHOWN = 400
 
+_ROUND = 1000
+"""Randomness of further rounds is the galaxy's with this and their number folded in."""
+
 
 def check(
     results: Sequence[FitResult],
@@ -44,6 +48,7 @@ def check(
     corruptions: Corruptions | None = None,
     grid: SSPGrid | str | Path | None = None,
     n_point: int = 16384,
+    max_point: int = 131072,
     n_draw: int = 1000,
     seed: int = 0,
     insist: bool = False,
@@ -66,6 +71,9 @@ def check(
         Stellar populations that were fitted with; the shipped grid by default.
     n_point
         Points: a quarter from the prior, the others shapes with fitting masses (`hbm.consistency.pool`).
+    max_point
+        A galaxy whose odds have a Monte Carlo error above 1 nat, or rest on fewer than 10 effective points,
+        gets twice as many points, and again, up to this number; the time goes with it.
     n_draw
         Draws of each fit that join them.
     seed
@@ -87,8 +95,8 @@ def check(
         As of `hbm.with_images`: another checkpoint or redshift, a likelihood that is not calibrated.
     """
     checker = Checker(
-        results, images, model, corruptions=corruptions, grid=grid, n_point=n_point, n_draw=n_draw, seed=seed,
-        insist=insist, correction=correction,
+        results, images, model, corruptions=corruptions, grid=grid, n_point=n_point, max_point=max_point,
+        n_draw=n_draw, seed=seed, insist=insist, correction=correction,
     )  # fmt: skip
     found = []
     for done, name in enumerate(checker.ids):
@@ -110,6 +118,7 @@ class Checker:
         corruptions: Corruptions | None = None,
         grid: SSPGrid | str | Path | None = None,
         n_point: int = 16384,
+        max_point: int = 131072,
         n_draw: int = 1000,
         seed: int = 0,
         insist: bool = False,
@@ -119,6 +128,8 @@ class Checker:
             raise ValueError(
                 f"`n_point` must be at least 64 and `n_draw` at least 0, got {n_point} and {n_draw}."
             )
+        if max_point < n_point:
+            raise ValueError(f"`max_point` must be at least `n_point`, {n_point}, got {max_point}.")
         whole = photometry_of(results)
         if not isinstance(grid, SSPGrid):
             grid = load_grid(grid)
@@ -141,6 +152,7 @@ class Checker:
         self._p_image = dict(zip((str(name) for name in chosen.id), chosen.p_typical, strict=True))
         self._results = {result.galaxy_id: result for result in results}
         self._seed, self._n_draw = seed, n_draw
+        self._max_round = max_point // n_point
         config = config_of(results[0])
         self._builder = DataBuilder(grid, config, catalog.filter_names)
         self._wave = self._builder.filters.wave_pivot
@@ -159,10 +171,20 @@ class Checker:
         key = jax.random.fold_in(jax.random.key(self._seed), digest)
         data = self._builder(self._catalog, row)
         stored, n_stored = self._stored(result)
-        points = self._pool.points(data, self._images.galaxy(galaxy_id), stored, key)
+        image = self._images.galaxy(galaxy_id)
         counts = (self._pool.n_prior, self._pool.n_shape, n_stored)
         observed = np.asarray(self._catalog.observed[row])
-        return self._judge(row, result, points, counts, observed, jax.random.fold_in(key, 1))
+        rounds = [self._pool.points(data, image, stored, key)]
+        while True:
+            points, n_each = joined(rounds, counts)
+            pool = _pool_of(points, n_each)
+            odds = odds_of(pool, points, observed)
+            n_next = min(2 * len(rounds), self._max_round)
+            if is_enough(odds) or n_next == len(rounds):
+                return self._judge(row, result, points, pool, odds, observed, jax.random.fold_in(key, 1))
+            for place in range(len(rounds), n_next):
+                again = jax.random.fold_in(key, _ROUND + place)
+                rounds.append(self._pool.points(data, image, stored, again))
 
     def _stored(self, result: FitResult) -> tuple[dict[str, jax.Array], int]:
         """Draws of a fit, spread evenly over its chains, by variable."""
@@ -179,7 +201,8 @@ class Checker:
         row: int,
         result: FitResult,
         points: Points,
-        counts: tuple[int, int, int],
+        pool: PoolDensity,
+        odds: Odds,
         observed: np.ndarray,
         key: jax.Array,
     ) -> tuple[Check, Detail]:
@@ -188,9 +211,7 @@ class Checker:
         use = observed & ~limit
         flux = np.where(observed, catalog.flux[row], 0.0)
         err = np.where(observed, catalog.flux_err[row], 1.0)
-        prior, good = (np.asarray(value, np.float64) for value in (points.log_prior, points.fluxes.good))
-        pool = PoolDensity(prior, np.asarray(points.log_shape, np.float64), prior + good, counts)
-        odds = odds_of(pool, points, observed)
+        prior, good = pool.prior, np.asarray(points.fluxes.good, np.float64)
         inside = np.where(points.inside, prior, -np.inf)
         base = log_weights(pool) + np.where(np.isfinite(inside), inside, 0.0)
         base = np.where(np.isfinite(inside), base, -np.inf)
@@ -210,7 +231,8 @@ class Checker:
         found = Check(
             result.galaxy_id, odds.same, odds.same_error, p_photometry, p_image, odds.corrupted,
             odds.corrupted_error, odds.kinds, odds.kinds_photometry, catalog.filter_names, odds.bands, p_band,
-            float(np.nanmin(chi2)), int(use.sum()), odds.ess, self._flag(result, odds, points, pool),
+            float(np.nanmin(chi2)), int(use.sum()), odds.ess, sum(pool.counts[:2]),
+            self._flag(result, odds, points, pool),
         )  # fmt: skip
         rng = np.random.default_rng(self._seed)
         by_flux = _normalised(base + good)
@@ -233,9 +255,14 @@ class Checker:
         weight = _normalised(np.where(where, fit, -np.inf))
         if float(weight[np.asarray(points.inside)].sum()) < _MIN_INSIDE:
             flags.append("outside_training")
-        if not (max(odds.corrupted_error, odds.same_error) <= MAX_ERROR and odds.ess >= MIN_ESS):
+        if not is_enough(odds):
             flags.append("few_points")
         return ",".join(dict.fromkeys(flags)) or "ok"
+
+
+def _pool_of(points: Points, counts: tuple[int, int, int]) -> PoolDensity:
+    prior, good = (np.asarray(value, np.float64) for value in (points.log_prior, points.fluxes.good))
+    return PoolDensity(prior, np.asarray(points.log_shape, np.float64), prior + good, counts)
 
 
 def _normalised(log_weight: Float[np.ndarray, " point"]) -> Float[np.ndarray, " point"]:

@@ -59,6 +59,8 @@ class Check(NamedTuple):
     """Bands in it."""
     ess: float
     """Effective number of points: the smallest for image, fluxes, both, and both with the likeliest error."""
+    n_point: int
+    """Points that were drawn, those of the fit apart."""
     flag: str
     """``ok``, or what is wrong with the check or its data, joined by commas."""
 

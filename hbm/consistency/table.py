@@ -26,6 +26,7 @@ DESCRIPTIONS = {
     "chi2": "smallest chi-square of the fluxes",
     "n_band": "bands in it",
     "ess": "effective number of points",
+    "n_point": "points that were drawn",
     "flag": "ok, or what is wrong with the check or its data",
 }
 """Columns and what they are."""
@@ -62,6 +63,7 @@ def row_of(found: Check, prior_bad: float = PRIOR_BAD) -> dict[str, Any]:
         "chi2": found.chi2,
         "n_band": found.n_band,
         "ess": found.ess,
+        "n_point": found.n_point,
         "flag": found.flag,
     }
 

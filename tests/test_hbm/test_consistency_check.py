@@ -249,3 +249,32 @@ def test_a_catalogue_that_changed_since_is_refused(draws: Any, flux: np.ndarray)
         refuse_other_fluxes(dataclasses.replace(catalog, id=("b",)), results)
     with pytest.raises(ValueError, match="no band sdss_z0"):
         refuse_other_fluxes(dataclasses.replace(catalog, filter_names=("sdss_g0", "sdss_i0")), results)
+
+
+def test_a_galaxy_with_too_few_points_gets_more(
+    grid: Any, draws: dict[str, np.ndarray], flux: np.ndarray, found: dict[str, Check]
+) -> None:
+    """Its odds are those of many points; a galaxy that has enough keeps the numbers of the first round."""
+    results = [fit_of(name, flux, draws) for name in ("near", "far")]
+    seen = images({"near": SAID, "far": FAR})
+
+    def checked(**options: Any) -> dict[str, Check]:
+        made = Checker(results, seen, likelihood(), grid=grid, n_point=128, **options)
+        return {name: made(name)[0] for name in made.ids}
+
+    few, more = checked(max_point=128), checked(max_point=4096)
+    assert "few_points" in few["far"].flag
+    assert few["far"].n_point == 128
+    assert "unclear" in few["far"].verdict()
+    assert more["far"].n_point in (256, 512, 1024, 2048, 4096)
+    assert "few_points" not in more["far"].flag
+    assert max(more["far"].log_bayes_same_error, more["far"].log_corrupted_error) <= 1
+    assert more["far"].ess >= 10
+    for name in ("near", "far"):
+        error = np.hypot(more[name].log_bayes_same_error, found[name].log_bayes_same_error)
+        assert abs(more[name].log_bayes_same - found[name].log_bayes_same) < 4 * error
+    if "few_points" not in few["near"].flag:
+        assert more["near"].n_point == 128
+        assert more["near"].log_bayes_same == few["near"].log_bayes_same
+    with pytest.raises(ValueError, match="`max_point` must be at least `n_point`, 128, got 64"):
+        checked(max_point=64)

@@ -30,7 +30,7 @@ def made(name: str = "a", **changes: Any) -> Check:
         "p_image": 0.6, "log_corrupted": -1.0, "log_corrupted_error": 0.1, "log_kind": odds,
         "log_kind_photometry": odds | {"swap": 0.0}, "bands": BANDS,
         "log_band": np.array([-1.0, 0.5, np.nan]), "p_band": np.array([0.3, 0.1, np.nan]), "chi2": 2.0,
-        "n_band": 3, "ess": 50.0, "flag": "ok",
+        "n_band": 3, "ess": 50.0, "n_point": 16384, "flag": "ok",
     }  # fmt: skip
     return Check(**(values | changes))
 
