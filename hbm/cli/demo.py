@@ -1,5 +1,7 @@
 """``hbm demo``: a first fit, of a simulated galaxy with an image, or of a real one."""
 
+import contextlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
@@ -65,6 +67,8 @@ def demo(
     """
     with plain_errors():
         keep_programs()
+        if not real:
+            _use_two_cores()
         from hbm.demo import load_demo
         from hbm.fitting import fit
         from hbm.results import result_path, write_table
@@ -103,6 +107,15 @@ def demo(
             stderr().print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True)
         console.print(f"Result: {escape(str(path))}", soft_wrap=True)
         _show_next(console, table, path)
+
+
+def _use_two_cores() -> None:
+    """A core for each of the two fits, if there are two and JAX has not begun."""
+    from hbm.devices import use_cpu_cores
+
+    if (os.cpu_count() or 1) > 1:
+        with contextlib.suppress(RuntimeError):
+            use_cpu_cores(2)
 
 
 def _show_posterior(console: "Console", result: "FitResult", galaxy: "DemoGalaxy") -> None:
