@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hbm.convergence import ConvergenceRule as ConvergenceRule
     from hbm.fitting import fit as fit
     from hbm.galaxy import Galaxy as Galaxy
+    from hbm.many import fit_many as fit_many
     from hbm.results import FitResult as FitResult
     from hbm.results import load_result as load_result
     from hbm.results import save_result as save_result
@@ -41,6 +42,7 @@ _HOME = {
     "ConvergenceRule": "hbm.convergence",
     "fit": "hbm.fitting",
     "Galaxy": "hbm.galaxy",
+    "fit_many": "hbm.many",
     "FitResult": "hbm.results",
     "load_result": "hbm.results",
     "save_result": "hbm.results",

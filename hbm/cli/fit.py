@@ -10,6 +10,7 @@ from rich.markup import escape
 
 from hbm.cli.console import plain_errors, progress_bar, stderr, stdout
 from hbm.cli.figures import save_figures
+from hbm.cli.fit_many import fit_on_workers
 from hbm.cli.programs import keep_programs
 
 if TYPE_CHECKING:
@@ -181,6 +182,38 @@ def fit(
     cores: Annotated[
         int, typer.Option(min=1, help="Cores to divide the galaxies over.", rich_help_panel="Sampler")
     ] = 1,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Fit batches on so many processes of one thread each; needs the extra [many].",
+            rich_help_panel="Thousands of galaxies",
+        ),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            help="Fit batches on the workers of a Dask cluster, such as tcp://host:8786.",
+            rich_help_panel="Thousands of galaxies",
+        ),
+    ] = None,
+    per_task: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Galaxies of a batch; a run that is killed loses those in flight.",
+            show_default="at most 4 times those side by side",
+            rich_help_panel="Thousands of galaxies",
+        ),
+    ] = None,
+    keep_draws: Annotated[
+        bool,
+        typer.Option(
+            "--keep-draws/--no-draws",
+            help="Write draws of each galaxy, or only the rows of the table.",
+            rich_help_panel="Thousands of galaxies",
+        ),
+    ] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace older results.")] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip galaxies whose result is there already.")
@@ -209,24 +242,60 @@ def fit(
     `hbm fit galaxies.ecsv --out results --part 2/8` is one of eight commands, on as many machines.
 
     `hbm fit galaxies.ecsv --resume` carries on where an interrupted run stopped.
+
+    `hbm fit galaxies.ecsv --out results --workers 16` fits batches on 16 processes: thousands of galaxies, of
+    which none stops the run.
     """
     with plain_errors():
+        on_workers = workers is not None or scheduler is not None
+        _refuse_mixture(on_workers, cores=cores, plots=plots, per_task=per_task, keep_draws=keep_draws)
         keep_programs()
         if overwrite and resume:
             raise ValueError("Give `--overwrite` or `--resume`, not both.")
-        floor = _error_floor(error_floor)
+        floor = parse_error_floor(error_floor)
 
         if cores > 1:  # before anything that wakes JAX up
             from hbm.devices import use_cpu_cores
 
             use_cpu_cores(cores)
         from hbm.catalog import read_catalog
+        from hbm.config import ModelConfig
         from hbm.results import load_result, result_path
+        from hbm.sampler import SamplerConfig
 
         whole = read_catalog(catalog, preset=preset, columns=columns, on_bad=on_bad.value)
         if images is not None:
             whole = _with_images(whole, images, image_model, insist, correction)
-        chosen = _share(_choose(whole, galaxy, limit), part)
+        chosen = _share(choose(whole, galaxy, limit), part)
+        config = ModelConfig(
+            sfh=sfh.value,
+            igm=igm.value,
+            error_floor=floor,
+            outliers=outliers,
+            zero_point_sigma=zero_points,
+        )
+        sampler = SamplerConfig(n_chain=chains, n_warmup=warmup, n_draw=draws)
+        used = None if use is None else tuple(part.strip() for part in use.split(","))
+        if on_workers:
+            fit_on_workers(
+                chosen,
+                out,
+                SUMMARY,
+                address=scheduler,
+                n_worker=workers,
+                batch=per_task,
+                keep_draws=keep_draws,
+                resume=resume,
+                overwrite=overwrite,
+                config=config,
+                sampler=sampler,
+                grid=grid,
+                seed=seed,
+                method=method.value,
+                batch_size=batch_size,
+                use=used,
+            )
+            return
         paths = {name: result_path(out, name) for name in chosen.id}
         there = [name for name, path in paths.items() if path.exists()]
         if there and not overwrite and not resume:
@@ -237,22 +306,11 @@ def fit(
             )
         todo = chosen.select([i for i, name in enumerate(chosen.id) if overwrite or name not in there])
 
-        from hbm.config import ModelConfig
         from hbm.counted import fit_settings
         from hbm.fitting import fit as fit_catalog
-        from hbm.sampler import SamplerConfig
         from sed.io import load_grid
 
-        config = ModelConfig(
-            sfh=sfh.value,
-            igm=igm.value,
-            error_floor=floor,
-            outliers=outliers,
-            zero_point_sigma=zero_points,
-        )
-        sampler = SamplerConfig(n_chain=chains, n_warmup=warmup, n_draw=draws)
         skipped = {name: load_result(paths[name]) for name in chosen.id if name not in todo.id}
-        used = None if use is None else tuple(part.strip() for part in use.split(","))
         wanted = fit_settings(chosen, config, sampler, method.value, used)
         _refuse_other_settings(skipped, wanted, out)
         model_grid = None if grid is None else load_grid(grid)
@@ -300,6 +358,18 @@ def _with_images(
     return found
 
 
+def _refuse_mixture(
+    on_workers: bool, *, cores: int, plots: bool, per_task: int | None, keep_draws: bool
+) -> None:
+    """Refuse options that only one of the two ways to fit has."""
+    if on_workers and cores > 1:
+        raise ValueError("Give `--cores`, or `--workers` or `--scheduler`, not both.")
+    if on_workers and plots:
+        raise ValueError("`--plots` needs a fit without workers: draw some galaxies afterwards, `hbm plot`.")
+    if not on_workers and (per_task is not None or not keep_draws):
+        raise ValueError("`--per-task` and `--no-draws` need `--workers` or `--scheduler`.")
+
+
 def _refuse_other_settings(old: "dict[str, FitResult]", wanted: dict[str, Any], out: Path) -> None:
     """Refuse to go on with results that were made with other settings."""
     from hbm.results import settings_that_differ
@@ -313,7 +383,7 @@ def _refuse_other_settings(old: "dict[str, FitResult]", wanted: dict[str, Any], 
             )
 
 
-def _error_floor(text: str) -> float | Literal["free"]:
+def parse_error_floor(text: str) -> float | Literal["free"]:
     """Error floor as `ModelConfig` takes it."""
     if text == "free":
         return "free"
@@ -325,7 +395,7 @@ def _error_floor(text: str) -> float | Literal["free"]:
         ) from None
 
 
-def _choose(catalog: "Catalog", ids: list[str] | None, limit: int | None) -> "Catalog":
+def choose(catalog: "Catalog", ids: list[str] | None, limit: int | None) -> "Catalog":
     """Galaxies by identifier, in that order and each once, and only the first `limit` of them."""
     from hbm.columns import suggest
 
