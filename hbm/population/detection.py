@@ -26,7 +26,10 @@ from sed.ssp import SSPGrid
 
 _BATCH = 500
 _LOG_STEP = 0.02
-"""Of ln(1 + zred) between redshifts at which photometry is compiled; magnitudes are interpolated between."""
+"""Of ln(1 + zred) between redshifts at which photometry is compiled. Magnitudes less their distance modulus
+are interpolated between: the modulus itself bends too much at low redshift."""
+_N_AGE = 4000
+"""Redshifts of the table by which ages of the universe become redshifts."""
 _LN10_OVER_25 = 0.4 * float(np.log(10.0))
 
 
@@ -93,7 +96,10 @@ def magnitude_limit(
     low, high = low * (1 - 1e-4), high * (1 + 1e-4)
     n_zred = max(2, int(np.ceil(np.log((1 + high) / (1 + low)) / _LOG_STEP)) + 1)
     nodes = np.linspace(low, high, n_zred)
-    age_at_node = np.asarray(cosmology_by_name(config.cosmology).age_np(nodes))
+    cosmology = cosmology_by_name(config.cosmology)
+    fine = np.linspace(low, high, _N_AGE)
+    fine_age = np.asarray(cosmology.age_np(fine))
+    node_modulus = 5 * np.log10(cosmology.luminosity_distance_np(nodes))
     builder = DataBuilder(grid, config, (band,))
     data = [builder(_one(band, z), 0) for z in nodes]
     centre = float(limit)
@@ -107,14 +113,17 @@ def magnitude_limit(
 
     def detection(galaxies: Galaxies) -> Float[Array, " draw"]:
         age = jnp.asarray(galaxies["age_universe"])
-        place = jnp.interp(age, age_at_node[::-1], np.arange(n_zred, dtype=float)[::-1])
+        redshift = jnp.interp(age, fine_age[::-1], fine[::-1])
+        place = jnp.interp(redshift, nodes, np.arange(n_zred, dtype=float))
         lower = jnp.clip(place.astype(int), 0, n_zred - 2)
         values = {name: galaxies[name] for name in PROPERTIES}
         keys = jax.random.split(jax.random.key(seed), age.shape[0])
         every: Array = jnp.stack([_magnitudes(magnitude, one, values, age, keys) for one in data])
+        every = every - jnp.asarray(node_modulus, every.dtype)[:, None]
         rows = jnp.arange(age.shape[0])
         fraction = place - lower
         found = (1 - fraction) * every[lower, rows] + fraction * every[lower + 1, rows]
+        found = found + 5 * jnp.log10(cosmology.luminosity_distance(redshift))
         probability: Array = norm.cdf((centre - found) / scatter)
         return probability
 

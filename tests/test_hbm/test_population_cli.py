@@ -15,7 +15,7 @@ from hbm.cli import app
 from hbm.config import InterimPrior, ModelConfig
 from hbm.convergence import Convergence
 from hbm.coordinates import build_posterior
-from hbm.galaxies import galaxy_axes, stack_galaxies, take_galaxy
+from hbm.galaxies import cosmology_by_name, galaxy_axes, stack_galaxies, take_galaxy
 from hbm.model import GalaxyData
 from hbm.population import Schechter, gather_survey, load_population
 from hbm.population.configured import population_of, volume_redshifts
@@ -204,6 +204,25 @@ def test_a_magnitude_limit_is_that_of_the_model(grid: Any) -> None:
     ):
         with pytest.raises(ValueError, match=text):
             bad()
+
+
+@pytest.mark.slow
+def test_a_magnitude_limit_between_compiled_redshifts(grid: Any) -> None:
+    """Where the distance modulus bends most, against photometry compiled at the redshift itself."""
+    config = ModelConfig(n_node=2, n_old=2, nebular=False, dust_emission=False)
+    n, zred = 40, 0.03
+    age = float(cosmology_by_name(config.cosmology).age_np(zred))
+    galaxies = {"age_universe": jnp.full(n, age)}
+    for i, name in enumerate(PROPERTIES):
+        galaxies[name] = interim_draw(name, jax.random.key(i), galaxies, config.prior)
+    galaxies["logmass"] = jnp.full(n, 9.0)
+    between = magnitude_limit("sdss_r0", 17.0, 1.0, (0.02, 0.04), config, grid, seed=3)
+    here = magnitude_limit("sdss_r0", 17.0, 1.0, (zred, zred), config, grid, seed=3)
+    one, two = (scipy.stats.norm.ppf(np.asarray(f(galaxies), float)) for f in (between, here))
+    assert np.isfinite(two).sum() > 20
+    good = np.abs(two) < 3
+    # In magnitudes, as the noise is one: interpolated moduli would be 0.13 too bright.
+    np.testing.assert_allclose(one[good], two[good], atol=0.01)
 
 
 def fitted(galaxy: GalaxyData, name: str, sites: dict[str, Any], grid_info: dict[str, Any]) -> FitResult:
