@@ -260,11 +260,19 @@ def _fastspecfit(path: Path, info: Path | None) -> PropertyTable:
         log_rate, log_err = np.log10(rate), rate_err / rate / math.log(10)
     mass_err = error_of("LOGMSTAR")
     specific = gaussian(log_rate - mass - FORMED_OVER_SURVIVING, np.hypot(log_err, mass_err))
+
+    def measured(name: str) -> np.ndarray:
+        """Values, but for fits that failed: those have zeros, or no inverse variance."""
+        good = np.isfinite(mass)
+        if has(fit, f"{name}_IVAR"):
+            good &= column(fit, f"{name}_IVAR", path) > 0
+        return np.where(good, column(fit, name, path), np.nan)
+
     values = {
         "logmass": formed(gaussian(mass - 2 * math.log10(HUBBLE), mass_err)),
         "logssfr": widened(specific, FORMED_SCATTER),  # the Hubble constant drops out
-        "logzsol": gaussian(column(fit, "ZZSUN", path), error_of("ZZSUN")),
-        "dust2": gaussian(column(fit, "TAUV", path), error_of("TAUV")),
+        "logzsol": gaussian(measured("ZZSUN"), error_of("ZZSUN")),
+        "dust2": gaussian(measured("TAUV"), error_of("TAUV")),
     }
     where = meta if has(meta, "Z") else fit
     return PropertyTable(

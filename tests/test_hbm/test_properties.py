@@ -112,6 +112,22 @@ def test_fastspecfit_hubble_constant(tmp_path: Path) -> None:
     assert np.isnan(table.values["logmass"][1, 1])
     assert np.isnan(table.values["logzsol"][0, 0])  # no error given, none made up
     assert table.values["logzsol"][0, 1] == pytest.approx(-0.1)
+    for value in table.values.values():  # a fit that failed: its zeros are no labels
+        assert np.isnan(value[1]).all()
+
+
+def test_fastspecfit_without_a_variance_is_no_measurement(tmp_path: Path) -> None:
+    meta = Table({"TARGETID": [1, 2], "RA": [10.0, 11.0], "DEC": [1.0, 1.0], "Z": [0.1, 0.2]})
+    fit = Table({"LOGMSTAR": [10.0, 10.0], "SFR": [1.0, 1.0], "ZZSUN": [-0.1, 0.0], "TAUV": [0.3, 0.0]})
+    fit["ZZSUN_IVAR"], fit["TAUV_IVAR"] = [25.0, 0.0], [100.0, 0.0]
+    hdus = [fits.PrimaryHDU(), fits.table_to_hdu(meta), fits.table_to_hdu(fit)]
+    hdus[1].name, hdus[2].name = "METADATA", "SPECPHOT"
+    fits.HDUList(hdus).writeto(tmp_path / "fast.fits")
+    values = read_properties(tmp_path / "fast.fits", "fastspecfit").values
+    np.testing.assert_allclose(values["logzsol"][0], [-0.3, -0.1, 0.1])
+    np.testing.assert_allclose(values["dust2"][0], [0.2, 0.3, 0.4])
+    assert np.isnan([values["logzsol"][1], values["dust2"][1]]).all()
+    assert np.isfinite(values["logmass"][:, 1]).all()
 
 
 def test_provabgs_masses_are_formed_ones(tmp_path: Path) -> None:
