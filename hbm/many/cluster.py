@@ -7,7 +7,9 @@ something about the batch that ran there, and not about others that waited behin
 
 import contextlib
 import logging
+import math
 import os
+import time
 import uuid
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
@@ -26,6 +28,9 @@ _TICK_S = 2.0
 """Progress is told at least so often."""
 
 _CONNECT_S = 30.0
+
+PATIENCE_S = 600.0
+"""A cluster of ours may be without a worker for so long: those that died are started again by then."""
 
 
 @contextlib.contextmanager
@@ -47,6 +52,7 @@ def open_client(address: str | None, n_worker: int | None) -> "Iterator[Client]"
         If no scheduler answers.
     """
     try:
+        import dask
         from distributed import Client, LocalCluster
     except ModuleNotFoundError as error:
         raise ImportError(
@@ -54,6 +60,8 @@ def open_client(address: str | None, n_worker: int | None) -> "Iterator[Client]"
         ) from error
     with contextlib.ExitStack() as stack:
         if address is None:
+            # By default a worker that takes 15 s to start again is given up, and none follows it.
+            stack.enter_context(dask.config.set({"distributed.deploy.lost-worker-timeout": f"{PATIENCE_S}s"}))
             cluster = LocalCluster(
                 n_workers=n_worker or n_core(),
                 threads_per_worker=1,
@@ -89,7 +97,11 @@ def places_of(client: "Client") -> int:
 
 
 def fit_batches(
-    client: "Client", inputs: Inputs, waiting: Waiting, tick: Callable[[int], None]
+    client: "Client",
+    inputs: Inputs,
+    waiting: Waiting,
+    tick: Callable[[int], None],
+    patience: float = math.inf,
 ) -> Generator[Batch | Failure, None, None]:
     """Fit all batches, in whatever order they end.
 
@@ -103,6 +115,8 @@ def fit_batches(
         The batches.
     tick
         Called every few seconds with the number of workers.
+    patience
+        Seconds without any worker after which the run ends.
 
     Yields
     ------
@@ -112,19 +126,29 @@ def fit_batches(
     Raises
     ------
     ConnectionError
-        If the scheduler went away.
+        If the scheduler went away, or there was no worker for too long.
+    OSError
+        If a worker cannot write results.
     """
     from distributed import KilledWorker, wait
     from distributed.comm.core import CommClosedError
 
     run = f"galaxy-hbm-{uuid.uuid4().hex}"
     running: dict[Any, Batch] = {}
-    client.register_plugin(_plugin(inputs), name=run)
+    last_seen = time.monotonic()
     try:
+        client.register_plugin(_plugin(inputs), name=run)
         with client.as_current():
             while waiting or running:
                 n_worker = n_workers(client)
                 tick(n_worker)
+                if n_worker:
+                    last_seen = time.monotonic()
+                elif time.monotonic() - last_seen > patience:
+                    raise ConnectionError(
+                        f"No worker for {patience:.0f} s: they die as soon as they start. What is done is "
+                        "saved: go on with `resume`, with fewer workers if memory is short."
+                    )
                 while waiting and len(running) < max(n_worker, 1):
                     batch = waiting.take()
                     key = f"{run}-{batch.name}"
@@ -152,8 +176,11 @@ def fit_batches(
             "The Dask scheduler went away, or cancelled the run. What is done is saved: go on with `resume`."
         ) from error
     finally:
-        with contextlib.suppress(OSError, CancelledError):
+        # A worker that dies or starts meanwhile makes these fail in ways that tell nothing; what went wrong
+        # before must not be hidden by it.
+        with contextlib.suppress(Exception):
             client.cancel(list(running))
+        with contextlib.suppress(Exception):
             client.unregister_worker_plugin(run)
 
 

@@ -41,7 +41,7 @@ def find_parts(outdir: Path) -> dict[Path, tuple[str, ...]]:
     for path in sorted((outdir / FOLDER).glob("[!.]*.parquet")):
         try:
             found[path] = tuple(str(name) for name in pyarrow.parquet.read_table(path, columns=["id"])["id"])
-        except (OSError, ValueError, KeyError):
+        except (ValueError, KeyError):  # an OSError says nothing about the file
             os.replace(path, path.with_name(f".unreadable-{path.name}"))
     return found
 

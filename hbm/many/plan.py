@@ -137,10 +137,13 @@ class Waiting:
     ----------
     batches
         In their order.
+    width
+        Galaxies that a worker fits side by side. Smaller batches need a program of their own.
     """
 
-    def __init__(self, batches: Iterable[Batch]) -> None:
+    def __init__(self, batches: Iterable[Batch], width: int = 1) -> None:
         self._batches = deque(batches)
+        self._width = width
         self.n_split = 0
         """Batches that came back in pieces."""
 
@@ -153,10 +156,10 @@ class Waiting:
         return self._batches.popleft()
 
     def raised(self, batch: Batch, error: str) -> Failure | None:
-        """A batch raised an error: its galaxies are tried one by one; a single one is lost."""
+        """A batch raised an error: halves are tried, small ones galaxy by galaxy; a single one is lost."""
         if len(batch.rows) == 1:
             return Failure(batch.ids[0], "raised", error)
-        self._split(batch.singles())
+        self._split(batch.halves() if len(batch.rows) >= 2 * self._width else batch.singles())
         return None
 
     def killed(self, batch: Batch, error: str) -> Failure | None:

@@ -1,6 +1,7 @@
 """Fit thousands of galaxies on many workers: the function behind `hbm fit --workers`."""
 
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from hbm.counted import fit_settings
 from hbm.galaxies import cosmology_by_name
 from hbm.galaxy import Galaxy
 from hbm.image import ImageLikelihood
-from hbm.many.cluster import fit_batches, n_core, n_workers, open_client, places_of
+from hbm.many.cluster import PATIENCE_S, fit_batches, n_core, n_workers, open_client, places_of
 from hbm.many.parts import (
     find_parts,
     find_results,
@@ -70,8 +71,9 @@ def fit_many(
     Results are those of `hbm.fit`, apart from rounding where batches have fewer galaxies than run side by
     side. Each batch leaves a file of summary rows, and one file of draws per galaxy, as soon as it is done: a
     run that was killed loses the batches that were in flight, and ``resume`` goes on. No galaxy stops the
-    run. A batch that raises is tried again galaxy by galaxy; one whose worker dies is run again by others,
-    and after some deaths in halves, until the galaxy is found. What fails is recorded in ``failures.ecsv``.
+    run. A batch that raises is tried again in halves, the smallest galaxy by galaxy; one whose worker dies
+    is run again by others, and after some deaths in halves, until the galaxy is found. What fails is
+    recorded in ``failures.ecsv``.
 
     Workers are processes that Python starts anew: call this under ``if __name__ == "__main__":`` in a script.
 
@@ -114,7 +116,9 @@ def fit_many(
     ValueError
         If results that are there have other settings, or an argument is wrong for every galaxy.
     ConnectionError
-        If no scheduler answers, or it goes away.
+        If no scheduler answers, or it goes away; or if processes of this machine do not start.
+    OSError
+        If results cannot be written: no galaxy is to blame for that. What is written stays.
     ImportError
         If Dask is not installed (extra ``many``).
     """
@@ -148,7 +152,7 @@ def fit_many(
         "draws": keep_draws,
     }
     folder = Path(outdir).resolve()
-    there = _what_is_there(catalog, folder, settings, resume=resume, overwrite=overwrite)
+    there = set() if overwrite else _what_is_there(catalog, folder, settings, resume)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [row for row, name in enumerate(catalog.id) if name not in there]
     tally = Tally(len(catalog), len(there))
@@ -174,13 +178,18 @@ def fit_many(
 
         with open_client(address, min(n_worker or n_core(), len(rows))) as client:
             tick(n_workers(client))
+            width = batch_size
+            if width is None and batch is None:
+                width = places_of(client)
             if batch is None:
-                width = places_of(client) if batch_size is None else batch_size
-                batch = automatic_size(len(rows), n_workers(client), width)
+                batch = automatic_size(len(rows), n_workers(client), width or 1)
+            if overwrite:  # only now that there is somebody to do it anew
+                forget(folder, find_parts(folder), catalog.id)
             is_free = np.asarray(catalog.zred_err) > 0
             failed_before = read_failures(folder)
-            waiting = Waiting(make_batches(catalog.id, is_free, rows, batch, failed_before))
-            with contextlib.closing(fit_batches(client, inputs, waiting, tick)) as events:
+            waiting = Waiting(make_batches(catalog.id, is_free, rows, batch, failed_before), width or batch)
+            patience = PATIENCE_S if address is None else math.inf
+            with contextlib.closing(fit_batches(client, inputs, waiting, tick, patience)) as events:
                 for event in events:
                     if isinstance(event, Failure):
                         failures.append(event)
@@ -234,18 +243,14 @@ def _settings(
         return of(catalog.select(good))
 
 
-def _what_is_there(
-    catalog: Catalog, folder: Path, settings: dict[str, Any], *, resume: bool, overwrite: bool
-) -> set[str]:
-    """Galaxies that need not be fitted."""
+def _what_is_there(catalog: Catalog, folder: Path, settings: dict[str, Any], resume: bool) -> set[str]:
+    """Galaxies that have results; refused unless they may be kept, and are of the same settings."""
     ids = set(catalog.id)
     parts = find_parts(folder)
     in_parts = {name: path for path, names in parts.items() for name in names if name in ids}
     files = [name for name in catalog.id if name not in in_parts and result_path(folder, name).exists()]
-    there = [name for name in catalog.id if name in in_parts or name in set(files)]
-    if overwrite:
-        forget(folder, parts, there)
-        return set()
+    with_file = set(files)
+    there = [name for name in catalog.id if name in in_parts or name in with_file]
     if there and not resume:
         some = ", ".join(there[:5]) + (", ..." if len(there) > 5 else "")
         raise FileExistsError(
@@ -253,8 +258,11 @@ def _what_is_there(
             "`resume` to keep them and fit the others, `overwrite` to replace them, or another folder."
         )
     mine = digest(settings)
-    for path in {path for path in in_parts.values() if not path.name.startswith(f"{mine}-")}:
-        name = next(name for name in parts[path] if name in ids)
+    first: dict[Path, str] = {}
+    for name in there:
+        if name in in_parts and not in_parts[name].name.startswith(f"{mine}-"):
+            first.setdefault(in_parts[name], name)
+    for path, name in first.items():
         refuse_other_settings({name: settings_of_part(path)}, settings)
     return in_parts.keys() | _adopted(folder, files, settings)
 

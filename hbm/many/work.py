@@ -62,6 +62,8 @@ def fit_batch(inputs: Inputs, batch: Batch) -> Outcome:
     ------
     FileNotFoundError
         If this worker does not see the folder of the results.
+    OSError
+        If the results cannot be written.
     """
     if not inputs.outdir.is_dir():
         raise FileNotFoundError(
@@ -73,12 +75,12 @@ def fit_batch(inputs: Inputs, batch: Batch) -> Outcome:
             return Outcome(len(batch.rows), "")
         try:
             results = _fit(inputs, batch)
-            if inputs.keep_draws:
-                for result in results:
-                    save_result(result, result_path(inputs.outdir, result.galaxy_id), overwrite=True)
-            write_part(summary_table(results), path, inputs.settings)
         except Exception as error:  # noqa: BLE001 (whatever is wrong with a galaxy must not end the run)
             return Outcome(0, f"{type(error).__name__}: {error}")
+        if inputs.keep_draws:
+            for result in results:
+                save_result(result, result_path(inputs.outdir, result.galaxy_id), overwrite=True)
+        write_part(summary_table(results), path, inputs.settings)
     return Outcome(len(batch.rows), "")
 
 

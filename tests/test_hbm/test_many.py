@@ -23,8 +23,9 @@ from hbm.cli import app
 from hbm.config import ModelConfig
 from hbm.counted import fit_settings
 from hbm.many import Failure, ManyFits, load_summary
+from hbm.many.cluster import fit_batches
 from hbm.many.parts import find_parts
-from hbm.many.plan import Batch
+from hbm.many.plan import Batch, Waiting
 from hbm.many.report import read_failures
 from hbm.many.work import Inputs, fit_batch
 from hbm.results import load_result, result_path, save_result, summary_table
@@ -272,6 +273,37 @@ def test_a_run_that_is_interrupted_goes_on(run, tmp_path: Path):
     assert list(found.table()["id"]) == list("abcdefgh")
 
 
+def test_what_cannot_be_written_is_no_galaxys_fault(run, tmp_path: Path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "summary").write_text("in the way")
+    with pytest.raises(OSError, match="summary"):
+        run("a", "b")
+    assert not (tmp_path / "out" / "failures.ecsv").exists()
+
+
+def test_results_stay_until_there_is_a_cluster_to_replace_them(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run("a", "b")
+    monkeypatch.setattr("hbm.many.cluster._CONNECT_S", 0.5)
+    with pytest.raises(ConnectionError, match="none answers"):
+        run("a", "b", overwrite=True, address="tcp://127.0.0.1:9")
+    assert list(load_summary(tmp_path / "out")["id"]) == ["a", "b"]
+    assert result_path(tmp_path / "out", "b").exists()
+
+
+def test_a_cluster_without_workers_is_given_up(log: Path, tmp_path: Path):
+    from distributed import Client, LocalCluster
+
+    inputs = Inputs(fakes.make_catalog(("a",), log), tmp_path, True, {}, None, {"seed": 0}, fakes.fit)
+    with (
+        LocalCluster(n_workers=0, processes=False, dashboard_address="127.0.0.1:0") as cluster,
+        Client(cluster, set_as_default=False) as client,
+        pytest.raises(ConnectionError, match="No worker for 1 s"),
+    ):
+        list(fit_batches(client, inputs, Waiting([Batch((0,), ("a",))]), lambda _: None, 1.0))
+
+
 def test_workers_must_see_the_folder(log: Path, tmp_path: Path):
     inputs = Inputs(
         fakes.make_catalog(("a",), log), tmp_path / "nowhere", True, {}, None, {"seed": 0}, fakes.fit
@@ -336,7 +368,7 @@ def test_the_command_starts_workers_and_ends_them(log: Path, tmp_path: Path, mon
 
 
 def test_an_interrupted_run_leaves_no_process(log: Path, tmp_path: Path):
-    before = processes()
+    before, threads = processes(), os.environ.get("OMP_NUM_THREADS")
 
     def stop(_done: int, _total: int, _text: str) -> None:
         if (log / "fitted").exists():
@@ -354,7 +386,7 @@ def test_an_interrupted_run_leaves_no_process(log: Path, tmp_path: Path):
         )
     assert processes() <= before
     assert time.monotonic() - start < 50
-    assert os.environ.get("OMP_NUM_THREADS", "1") == "1"
+    assert os.environ.get("OMP_NUM_THREADS") == threads
 
 
 KILLED = """

@@ -78,6 +78,13 @@ def test_batches_that_fail_come_back_in_pieces_behind_the_others():
     assert not waiting
 
 
+def test_large_batches_that_raise_come_back_in_halves():
+    waiting = Waiting([batch("a", "b", "c", "d"), batch("e", "f", "g")], width=2)
+    assert waiting.raised(waiting.take(), "wrong") is None
+    assert waiting.raised(waiting.take(), "wrong") is None
+    assert [waiting.take().ids for _ in range(5)] == [("a", "b"), ("c", "d"), ("e",), ("f",), ("g",)]
+
+
 @pytest.mark.parametrize(
     ("n_galaxy", "n_worker", "width", "size"),
     [(1000, 4, 4, 16), (20, 4, 4, 3), (3, 8, 4, 1), (10_000, 8, 64, 256), (5, 0, 4, 3)],
