@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from hbm.fitting import fit as fit
     from hbm.galaxy import Galaxy as Galaxy
     from hbm.many import fit_many as fit_many
+    from hbm.redshifts import ZredPrior as ZredPrior
+    from hbm.redshifts import photoz as photoz
+    from hbm.redshifts import photoz_table as photoz_table
+    from hbm.redshifts import redshift_summary as redshift_summary
     from hbm.results import FitResult as FitResult
     from hbm.results import load_result as load_result
     from hbm.results import save_result as save_result
@@ -43,6 +47,10 @@ _HOME = {
     "fit": "hbm.fitting",
     "Galaxy": "hbm.galaxy",
     "fit_many": "hbm.many",
+    "ZredPrior": "hbm.redshifts",
+    "photoz": "hbm.redshifts",
+    "photoz_table": "hbm.redshifts",
+    "redshift_summary": "hbm.redshifts",
     "FitResult": "hbm.results",
     "load_result": "hbm.results",
     "save_result": "hbm.results",

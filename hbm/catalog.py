@@ -34,7 +34,7 @@ class Catalog:
     id: tuple[str, ...]
     """Identifiers, all different."""
     zred: Float[np.ndarray, " _galaxy"]
-    """Redshift."""
+    """Redshift; NaN where it is not known, which only `hbm.photoz` takes."""
     zred_err: Float[np.ndarray, " _galaxy"]
     """One standard deviation of the redshift; 0 where it is taken as exact."""
     flux: Float[np.ndarray, "_galaxy _band"]
@@ -125,6 +125,7 @@ def read_catalog(
     preset: str | None = None,
     columns: str | Path | ColumnMap | None = None,
     on_bad: Literal["raise", "drop"] = "raise",
+    redshifts: bool = True,
 ) -> Catalog:
     """Read a catalogue from FITS, ECSV, CSV, Parquet or a text table with ``#`` before its header.
 
@@ -140,6 +141,8 @@ def read_catalog(
     on_bad
         ``"raise"`` refuses a table with rows that cannot be used, and names them; ``"drop"`` leaves
         them out with a warning, and lists them in `Catalog.rejected`.
+    redshifts
+        False reads none, for `hbm.photoz`: the table need not have any.
 
     Raises
     ------
@@ -170,14 +173,22 @@ def read_catalog(
     elif isinstance(columns, ColumnMap):
         mapping = columns
     else:
-        mapping = _own_layout(table, path) if columns is None else read_columns(columns)
+        mapping = _own_layout(table, path, redshifts) if columns is None else read_columns(columns)
+    if redshifts and mapping.zred is None:
+        raise CatalogError(
+            f"Column map {mapping.source} has no `zred`: name the column of redshifts, or fit them with "
+            "`hbm photoz`."
+        )
     wanted = [column for band in mapping.bands for column in (band.flux, band.err, band.weight, band.limit)]
     check_columns(table, [mapping.id, *wanted], repr(str(path)))
 
     ids = id_column(table, mapping.id)
     problems = RowProblems(ids, repr(str(path)))
     check_ids(ids, mapping.id, problems)
-    zred, zred_err = read_redshifts(table, ids, mapping, path, problems)
+    if redshifts:
+        zred, zred_err = read_redshifts(table, ids, mapping, path, problems)
+    else:
+        zred, zred_err = np.full(len(ids), np.nan), np.zeros(len(ids))
     photometry = [read_band(table, band, mapping, problems) for band in mapping.bands]
     flux, flux_err, limit = (np.stack(parts, axis=1) for parts in zip(*photometry, strict=True))
     observed = np.isfinite(flux)
@@ -226,7 +237,7 @@ def check_flux_scale(catalog: Catalog) -> None:
         raise CatalogError(f"Fluxes of {len(reasons)} of {len(catalog)} galaxies: {listed}")
 
 
-def _own_layout(table: Table, path: Path) -> ColumnMap:
+def _own_layout(table: Table, path: Path, redshifts: bool) -> ColumnMap:
     """Column map of the tables that `Catalog.to_table` makes."""
     bands = tuple(
         BandColumns(
@@ -235,10 +246,11 @@ def _own_layout(table: Table, path: Path) -> ColumnMap:
         for name in table.colnames
         if f"{name}_err" in table.colnames and name != "zred"
     )
-    if not {"id", "zred"} <= set(table.colnames) or not bands:
+    if not ({"id", "zred"} if redshifts else {"id"}) <= set(table.colnames) or not bands:
         raise CatalogError(
             f"{str(path)!r} is not laid out as `Catalog.to_table` does: id, zred, and for each filter "
             "a flux in maggies and its error, <filter> and <filter>_err. Give `columns`, or `preset`."
         )
-    zred_err = "zred_err" if "zred_err" in table.colnames else None
-    return ColumnMap("id", "zred", "maggies", bands, zred_err=zred_err, source="own layout")
+    zred = "zred" if "zred" in table.colnames else None
+    zred_err = "zred_err" if zred and "zred_err" in table.colnames else None
+    return ColumnMap("id", zred, "maggies", bands, zred_err=zred_err, source="own layout")

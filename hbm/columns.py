@@ -3,7 +3,7 @@
 ::
 
     id = "id"
-    zred = "z_best"  # a column of the table, or of [zred_table]
+    zred = "z_best"  # a column of the table, or of [zred_table]; `hbm photoz` does without
     zred_err = "z_err"  # optional; or zred_lower and zred_upper, the ends of a 68 % interval
     zred_max = 12.0  # optional: larger redshifts are mistakes
     unit = "zp=25"  # maggies | nanomaggies | nJy | uJy | mJy | Jy | ABmag | zp=<AB zero point>
@@ -82,8 +82,8 @@ class ColumnMap:
 
     id: str
     """Column of identifiers."""
-    zred: str
-    """Column of redshifts."""
+    zred: str | None
+    """Column of redshifts; None if there is none, see `hbm.photoz`."""
     unit: str
     """Unit of all fluxes, see `sed.units`."""
     bands: tuple[BandColumns, ...]
@@ -125,6 +125,8 @@ class ColumnMap:
                 raise ValueError(
                     f"`correction` of band {band.filter!r} must be a positive factor, got {band.correction}."
                 )
+        if self.zred is None and (self.zred_err or self.zred_lower or self.zred_upper or self.zred_table):
+            raise ValueError("`zred` must be given with errors or a table of redshifts.")
         if (self.zred_lower is None) != (self.zred_upper is None) or (self.zred_err and self.zred_lower):
             raise ValueError(
                 "Give either `zred_err`, or both `zred_lower` and `zred_upper`, or none of them."
@@ -210,6 +212,7 @@ def _parse(text: str, source: str, *, folder: Path | None) -> ColumnMap:
     if rule not in get_args(MissingRule):
         raise ValueError(f"`missing_rule` in column map {source} must be 'none' or 'err<=0', got {rule!r}.")
     settings["missing"] = tuple(float(value) for value in settings.get("missing", ()))
+    settings.setdefault("zred", None)
     try:
         return ColumnMap(
             bands=tuple(BandColumns(**band) for band in bands),
@@ -241,7 +244,7 @@ def _check_keys(settings: dict[str, Any], cls: type, where: str, besides: tuple[
         if key in _NUMBER_KEYS:
             settings[key] = float(value)
     absent = [name for name, field in fields.items() if field.default is dataclasses.MISSING]
-    absent = [name for name in absent if name not in settings]
+    absent = [name for name in absent if name not in settings and name != "zred"]
     if absent:
         raise ValueError(f"{where} must have the keys {', '.join(f'`{key}`' for key in absent)}.")
 

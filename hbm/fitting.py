@@ -133,6 +133,12 @@ def fit(
     if len(catalog) == 0:
         raise ValueError("`catalog` is empty: there is nothing to fit.")
     catalog, config, every = what_counts(catalog, config, use, tuple(terms))
+    known = np.isfinite(catalog.zred)
+    if not known.all():
+        name = catalog.id[int(np.argmin(known))]
+        raise ValueError(
+            f"`catalog` must have a redshift of every galaxy, but id {name} has none: `hbm.photoz`."
+        )
     check_flux_scale(catalog)
     paths = _result_paths(catalog, outdir, overwrite=overwrite)
     if not isinstance(grid, SSPGrid):

@@ -6,6 +6,7 @@ import astropy.cosmology
 import equinox as eqx
 import jax
 import numpy as np
+from jaxtyping import Float
 
 from hbm.amplitude import best_amplitude
 from hbm.catalog import Catalog
@@ -80,12 +81,13 @@ class DataBuilder:
         """One galaxy of the catalogue."""
         zred, zred_err = float(catalog.zred[index]), float(catalog.zred_err[index])
         observed = np.asarray(catalog.observed[index])
-        zgrid, photometry = None, None
+        zgrid, dimming = None, None
         if zred_err > 0:
             low = max(zred - 4 * zred_err, 0.25 * zred, 1e-3)
             zgrid = np.linspace(low, zred + 4 * zred_err, self.config.n_zred)
             photometry = stack([self._bands(float(z)) for z in zgrid])
             age = self.cosmology.age_np(zgrid)
+            dimming = self.dimming(zgrid)
         else:
             photometry = self._bands(zred)
             age = self.cosmology.age_np(zred)
@@ -111,10 +113,15 @@ class DataBuilder:
             photometry=photometry,
             rest=rest,
             zgrid=None if zgrid is None else zgrid.astype(single),
+            dimming=None if dimming is None else dimming.astype(single),
             logmass_guess=np.asarray(guess, single),
             mass_step=np.asarray(_MASS_STEP if is_measured else 1.0, single),
             terms=tuple(term.galaxy(catalog.id[index]) for term in self.terms),
         )
+
+    def dimming(self, zred: Float[np.ndarray, " node"]) -> Float[np.ndarray, " node"]:
+        """Luminosity distance over the root of 1 + z, Mpc: what `hbm.model.GalaxyData.dimming` holds."""
+        return np.asarray(self.cosmology.luminosity_distance_np(zred) / np.sqrt(1 + zred))
 
 
 _LOGMASS_TYPICAL = 10.0

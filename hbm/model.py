@@ -64,6 +64,8 @@ class GalaxyData(eqx.Module):
     """Rest-frame U, V, J at 10 pc with the same age bins (of the central redshift)."""
     zgrid: Float[ArrayLike, " znode"] | None
     """Redshift nodes, where the redshift is free."""
+    dimming: Float[ArrayLike, " znode"] | None
+    """Luminosity distance over the root of 1 + z at the nodes, Mpc: fluxes fall with its square."""
     logmass_guess: Float[ArrayLike, ""]
     """Rough log10 mass; only the sampler's coordinates depend on it, not the posterior."""
     mass_step: Float[ArrayLike, ""] = 0.02
@@ -77,8 +79,18 @@ class GalaxyData(eqx.Module):
         return take(self.photometry, index)
 
     def model_flux(self, params: SEDParams, zred: Float[ArrayLike, ""]) -> Float[Array, " band"]:
-        """Flux in maggies; between redshift nodes it is interpolated linearly."""
-        return self.between_nodes(lambda phot: phot.flux(params), zred)
+        """Flux in maggies.
+
+        Between redshift nodes the flux times the square of `dimming`, which is how bright the source is, is
+        linear, and so is `dimming`. The flux is far from linear where nodes are a good part of z apart.
+        """
+        if self.zgrid is None:
+            return self.photometry.flux(params)
+        low, fraction = bracket(self.zgrid, zred)
+        near, far = jnp.asarray(self.dimming)[low], jnp.asarray(self.dimming)[low + 1]
+        here = (1 - fraction) * near + fraction * far
+        bright = (1 - fraction) * (near / here) ** 2 * self.node(low).flux(params)
+        return bright + fraction * (far / here) ** 2 * self.node(low + 1).flux(params)
 
     def between_nodes(
         self, function: Callable[[CompiledPhotometry], Array], zred: Float[ArrayLike, ""]

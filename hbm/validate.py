@@ -90,6 +90,8 @@ def read_redshifts(
     table: Table, ids: tuple[str, ...], mapping: ColumnMap, path: Path, problems: RowProblems
 ) -> tuple[Float[np.ndarray, " galaxy"], Float[np.ndarray, " galaxy"]]:
     """Redshifts and their errors, joined by identifier where they are in a table of their own."""
+    if mapping.zred is None:
+        raise ValueError("`mapping` must name the column of redshifts, but has none.")
     source, rows, where = table, np.arange(len(ids)), repr(str(path))
     names = [mapping.zred, mapping.zred_err, mapping.zred_lower, mapping.zred_upper]
     found = np.ones(len(ids), dtype=bool)

@@ -20,6 +20,7 @@ from hbm.cli.filters import filters
 from hbm.cli.fit import fit
 from hbm.cli.grid import grid_app
 from hbm.cli.image import image
+from hbm.cli.photoz import photoz
 from hbm.cli.plot import plot
 from hbm.cli.population import population
 from hbm.cli.prior import prior
@@ -61,6 +62,10 @@ def main(
 
     `hbm plot results/17.nc`
 
+    No redshifts? They come from photometry, all modes of them:
+
+    `hbm photoz my_catalog.fits --columns my_columns.toml --out redshifts`
+
     Image models draw galaxies with given properties, and train on your own survey:
 
     `hbm sample --logmass 10.8 --logssfr -12`
@@ -88,6 +93,7 @@ def main(
 
 app.command()(demo)
 app.command()(fit)
+app.command()(photoz)
 app.command()(plot)
 app.add_typer(grid_app, name="grid")
 app.command()(filters)
