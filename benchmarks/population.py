@@ -64,7 +64,10 @@ def judged(found: Any, truth: dict[str, float]) -> dict[str, Any]:
     pulls = np.array([row["pull"] for row in hyper.values()])
     return {
         "rhat": float(max(np.max(rhat[name].values) for name in truth)),
-        "ess": float(min(np.min(ess[name].values) for name in truth)),
+        "ess": float(
+            min(posterior.attrs.get("effective", np.inf), *(np.min(ess[name].values) for name in truth))
+        ),
+        "importance_k": found.idata.posterior.attrs.get("pareto_k"),
         "flag": found.flag,
         "variance": found.variance,
         "pareto_k_above_0.7": None if found.pareto_k is None else float(np.mean(found.pareto_k > 0.7)),
@@ -298,7 +301,7 @@ def tables(rows: list[dict[str, Any]], largest: dict[str, Any]) -> None:
 
 
 def million(draws: Any, population: Any, selection: Any, result: dict[str, Any]) -> dict[str, Any]:
-    """Memory and time of 1e6 galaxies, from the costs of a gradient with these draws on this machine."""
+    """Memory and time of 1e6 galaxies, from the costs of a density (chains: gradient) on this machine."""
     import jax
     import jax.numpy as jnp
 
@@ -308,32 +311,40 @@ def million(draws: Any, population: Any, selection: Any, result: dict[str, Any])
     method = reweighting_of(population, _LENGTHS[0][0])
     start = jnp.zeros((4, method.unknowns.n))
     stored, *_ = method.prepared(draws.properties, draws.prior, selection, start)
-    gradient = jax.jit(jax.vmap(jax.value_and_grad(method.energy), in_axes=(0, None)))
-    compiled = gradient.lower(start, stored).compile()
+    found = result["found"]
+    n_density = found.idata.posterior.attrs.get("evaluations")
+    if n_density is None:
+        gradient = jax.jit(jax.vmap(jax.value_and_grad(method.energy), in_axes=(0, None)))
+        compiled = gradient.lower(start, stored).compile()
+    else:
+        compiled = jax.jit(method.energy).lower(start[0], stored).compile()
+        start = start[0]
     seconds = measure(lambda: compiled(start, stored)).run_s
     n, per_galaxy = stored.log_interim.shape
     stored_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves((stored.properties, stored.log_interim))) / n
     memory = compiled.memory_analysis()
     work_bytes = float("nan") if memory is None else memory.temp_size_in_bytes / n
-    found = result["found"]
-    steps = np.asarray(found.idata.sample_stats["n_steps"].values)
-    # Chains wait for the longest of them. Three quarters of the warm-up have few draws of each galaxy, and at
-    # most 31 steps (`hbm.population.reweight`).
-    n_warmup = _LENGTHS[0][0]
-    drawing = float(steps.max(axis=0).sum())
-    n_gradient = drawing * (1 + 0.25 * n_warmup / steps.shape[1]) + 0.75 * n_warmup * 31 * 25 / per_galaxy
+    what, n_call = "density", n_density
+    if n_call is None:
+        what = "gradient of 4 chains"
+        steps = np.asarray(found.idata.sample_stats["n_steps"].values)
+        # Chains wait for the longest of them. Three quarters of the warm-up have few draws of each galaxy,
+        # and at most 31 steps (`hbm.population.reweight`).
+        n_warmup = _LENGTHS[0][0]
+        drawing = float(steps.max(axis=0).sum())
+        n_call = drawing * (1 + 0.25 * n_warmup / steps.shape[1]) + 0.75 * n_warmup * 31 * 25 / per_galaxy
     cost = {
-        "gradient_us_per_galaxy": 1e6 * seconds / n, "draws_per_galaxy": per_galaxy, "chains": 4,
-        "gradients": n_gradient, "stored_kb_per_galaxy": stored_bytes / 1e3,
+        "what": what, "us_per_galaxy": 1e6 * seconds / n, "draws_per_galaxy": per_galaxy,
+        "calls": float(n_call), "stored_kb_per_galaxy": stored_bytes / 1e3,
         "work_kb_per_galaxy": work_bytes / 1e3,
-        "million_hours": 1e6 * seconds / n * n_gradient / 3600,
+        "million_hours": 1e6 * seconds / n * n_call / 3600,
         "million_stored_gb": 1e6 * stored_bytes / 1e9, "million_work_gb": 1e6 * work_bytes / 1e9,
     }  # fmt: skip
     print(
-        f"one gradient of 4 chains takes {cost['gradient_us_per_galaxy']:.1f} us per galaxy of {per_galaxy} "
-        f"draws; 1e6 galaxies would take {cost['million_hours']:.1f} h for {n_gradient:.0f} gradients on "
-        f"this machine, {cost['million_stored_gb']:.1f} GB of draws and {cost['million_work_gb']:.0f} GB of "
-        "work space if all are worked on at once"
+        f"one {what} takes {cost['us_per_galaxy']:.1f} us per galaxy of {per_galaxy} draws; 1e6 would "
+        f"take {cost['million_hours']:.1f} h for {n_call:.0f} of them on this machine, "
+        f"{cost['million_stored_gb']:.1f} GB of draws and {cost['million_work_gb']:.0f} GB of work space if "
+        "all are worked on at once"
     )
     return cost
 

@@ -9,7 +9,7 @@ from hbm.population.gibbs import GibbsConfig
 from hbm.population.joint import JointConfig
 from hbm.population.relations import Population
 from hbm.population.result import PopulationResult
-from hbm.population.reweight import reweight
+from hbm.population.reweight import ReweightConfig, reweight
 from hbm.population.selection import Selection
 from hbm.population.survey import Survey
 from hbm.population.together import fit_together, reporter
@@ -28,7 +28,7 @@ def fit_population(
     n_chain: int = 4,
     seed: int = 0,
     progress: bool | Progress = False,
-    sampler: JointConfig | GibbsConfig | None = None,
+    sampler: ReweightConfig | JointConfig | GibbsConfig | None = None,
     checkpoint: str | Path | None = None,
     resume: bool = False,
 ) -> PopulationResult:
@@ -47,13 +47,14 @@ def fit_population(
     selection
         Which galaxies could be measured; None if all.
     n_warmup, n_draw, n_chain
-        Steps (sweeps) that adapt, draws kept per chain, and chains.
+        Steps (sweeps) that adapt, draws kept per chain, and chains. Reweighting needs chains only where
+        importance sampling fails; else its draws, independent and of equal weight, are cut in as many parts.
     seed
         Of all randomness.
     progress
         Show a bar; or a function that is told (steps done, steps in all, what is being done).
     sampler
-        Switches of the method, `JointConfig` or `GibbsConfig`; the defaults otherwise.
+        Switches of the method, `ReweightConfig`, `JointConfig` or `GibbsConfig`; the defaults otherwise.
     checkpoint
         File (.npz) for the state of the chains, written every two minutes. Not for ``reweight``, which is
         done in minutes.
@@ -64,28 +65,32 @@ def fit_population(
     ------
     ValueError
         If the hyperprior excludes a galaxy (none of its draws has any density there), a method is given draws
-        where it needs a survey, or the checkpoint is of other settings or data.
+        where it needs a survey or switches of another method, or the checkpoint is of other settings or data.
     FileExistsError
         If the checkpoint exists and ``resume`` is False.
     """
     if method not in ("reweight", "joint", "gibbs"):
         raise ValueError(f"`method` must be 'reweight', 'joint' or 'gibbs', got {method!r}.")
     if method == "reweight":
-        if checkpoint is not None or sampler is not None:
+        if checkpoint is not None:
+            raise ValueError("`checkpoint` is for `method` 'joint' and 'gibbs', got 'reweight'.")
+        if not isinstance(sampler, ReweightConfig | None):
             raise ValueError(
-                "`checkpoint` and `sampler` are for `method` 'joint' and 'gibbs', got 'reweight'."
+                f"`sampler` must be a `ReweightConfig` for `method` 'reweight', got {type(sampler).__name__}."
             )
         stored = draws.draws if isinstance(draws, Survey) else draws
         with reporter(progress) as report:
             return reweight(
                 stored, population, selection=selection, n_warmup=n_warmup, n_draw=n_draw, n_chain=n_chain,
-                seed=seed, progress=report,
+                seed=seed, progress=report, config=sampler,
             )  # fmt: skip
     if not isinstance(draws, Survey):
         raise ValueError(
             f"`draws` must be a survey for method {method!r}, which samples the galaxies anew: give "
             f"`gather_survey(results)`, got {type(draws).__name__}."
         )
+    if isinstance(sampler, ReweightConfig):
+        raise ValueError(f"`sampler` must not be a `ReweightConfig` for `method` {method!r}.")
     return fit_together(
         draws, population, method=method, selection=selection, n_warmup=n_warmup, n_draw=n_draw,
         n_chain=n_chain, seed=seed, progress=progress, sampler=sampler,

@@ -10,12 +10,14 @@ import xarray as xr
 from jaxtyping import Float
 
 from hbm.convergence import import_arviz
+from hbm.population.importance import ImportanceDraws
 
 LARGEST_VARIANCE = 1.0
 """Of differences in the estimated log-likelihood, above which a result is flagged."""
 
 _FORMAT = "galaxy-hbm population 1"
 _WORST_K = 0.7
+_LEAST_ESS = 400
 _WORST_GALAXY_RHAT = 1.1
 _N_JUDGED = 1000
 
@@ -35,7 +37,7 @@ class PopulationResult(NamedTuple):
     its draws to its median. Where galaxies were sampled too, that of the selection alone."""
     flag: str
     """``ok``, or what is wrong: ``rhat``, ``ess``, ``divergences``, ``variance``, ``pareto_k``,
-    ``galaxies``."""
+    ``importance`` (Pareto k of the hyperparameters' own weights), ``galaxies``."""
     method: str = "reweight"
     """``reweight``, ``joint`` or ``gibbs``."""
 
@@ -65,6 +67,7 @@ def judged(
     variance: float,
     effective: Float[np.ndarray, " galaxy"] | None = None,
     pareto_k: Float[np.ndarray, " galaxy"] | None = None,
+    importance: ImportanceDraws | None = None,
     galaxies: dict[str, np.ndarray] | None = None,
     names: tuple[str, ...] = (),
 ) -> PopulationResult:
@@ -78,6 +81,9 @@ def judged(
         ``diverging`` and other statistics of the sampler, axes (chain, draw).
     method, variance, effective, pareto_k
         As in `PopulationResult`.
+    importance
+        Draws of the hyperparameters by importance sampling, if they are: their effective number, Pareto k
+        and evaluations become ``effective``, ``pareto_k`` and ``evaluations`` of ``posterior``'s attributes.
     galaxies
         Draws of the galaxies' properties, axes (chain, draw, galaxy).
     names
@@ -86,6 +92,15 @@ def judged(
     az = import_arviz()
     idata = az.from_dict(posterior=values, sample_stats=stats)
     flags = _flags({name: value for name, value in values.items() if name != "log_detected"}, stats)
+    if importance is not None:
+        idata.posterior.attrs |= {
+            "effective": importance.effective, "pareto_k": importance.k,
+            "evaluations": importance.n_evaluation,
+        }  # fmt: skip
+        if importance.effective < _LEAST_ESS and "ess" not in flags:
+            flags.append("ess")
+        if not importance.k <= _WORST_K:
+            flags.append("importance")
     if not variance < LARGEST_VARIANCE:
         flags.append("variance")
     if pareto_k is not None and (pareto_k > _WORST_K).any():
@@ -117,7 +132,7 @@ def _flags(hyper: dict[str, np.ndarray], stats: dict[str, np.ndarray]) -> list[s
     flags = []
     if not max(float(np.max(rhat[name].values)) for name in hyper) < 1.01:
         flags.append("rhat")
-    if not min(float(np.min(ess[name].values)) for name in hyper) >= 400:
+    if not min(float(np.min(ess[name].values)) for name in hyper) >= _LEAST_ESS:
         flags.append("ess")
     if stats["diverging"].mean() > 0.01:
         flags.append("divergences")

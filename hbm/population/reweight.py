@@ -7,12 +7,13 @@ With draws theta_is of galaxy i's posterior under the interim prior p_0 (Foreman
 
 The data are not touched again, so this is the fastest way and the one for any number of galaxies; it fails
 where the population is much narrower than the posteriors, which `effective`, `pareto_k` and `variance` of the
-result show. NUTS with a dense mass matrix samples the hyperparameters.
+result show. The hyperparameters are sampled by adaptive importance sampling (`hbm.population.importance`);
+where its weights cannot be trusted, by NUTS with a dense mass matrix.
 """
 
 import dataclasses
 import functools
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -26,11 +27,12 @@ from hbm.convergence import import_arviz
 from hbm.population.chains import PIECE, Progress, Schedule, in_pieces, run_chains
 from hbm.population.draws import PosteriorDraws, interim_log_prob
 from hbm.population.hierarchy import refuse_excluded
+from hbm.population.importance import ImportanceConfig, ImportanceDraws, optima, sample
 from hbm.population.relations import Hyper, Population, Relation, with_published
 from hbm.population.result import PopulationResult, judged
 from hbm.population.selection import Selection
 from hbm.population.unknowns import Unknowns
-from hbm.spread import spread_over_devices
+from hbm.spread import Spread, spread_over_devices
 
 _N_VARIANCE = 50
 _N_ROUGH = 25
@@ -42,6 +44,20 @@ _TARGET_ACCEPT = 0.85
 _MAX_TREE_DEPTH = (5, 7)
 """During warm-up, where the mass matrix is not known yet, and afterwards."""
 _TEXT = "reweighting"
+_LARGEST_K = 0.7
+_LEAST_EFFECTIVE = 400.0
+_AT_ONCE = 2**20
+"""Draws of galaxies and of the selection whose densities are computed at once, at least for one vector."""
+
+
+class ReweightConfig(NamedTuple):
+    """Switches of reweighting."""
+
+    sampler: Literal["auto", "importance", "nuts"] = "auto"
+    """Of the hyperparameters. ``auto``: importance sampling, and NUTS where its Pareto k is above 0.7 or it
+    has fewer than 400 effective draws."""
+    importance: ImportanceConfig = ImportanceConfig()
+    """Sizes of the importance sampler."""
 
 
 class Stored(NamedTuple):
@@ -88,6 +104,8 @@ class Reweighting:
         self.program = in_pieces(self.step)
         self.prepared = jax.jit(self._prepared, static_argnums=1)
         self.at = jax.jit(jax.vmap(jax.value_and_grad(self.energy), in_axes=(0, None)))
+        self.one = jax.jit(jax.value_and_grad(self.energy))
+        self.energies = jax.jit(self._energies, static_argnums=2)
         self.summary = jax.jit(self._summary)
 
     def log_weight(self, hyper: Hyper, stored: Stored) -> Float[Array, "galaxy draw"]:
@@ -100,6 +118,12 @@ class Reweighting:
         total = -log_prior - jnp.sum(self._each(hyper, stored) - stored.reference)
         return jnp.where(jnp.isfinite(total), total, jnp.inf)
 
+    def _energies(
+        self, vectors: Float[Array, "point shared"], stored: Stored, n_at_once: int
+    ) -> Float[Array, " point"]:
+        found: Array = jax.lax.map(lambda one: self.energy(one, stored), vectors, batch_size=n_at_once)
+        return found
+
     def _each(self, hyper: Hyper, stored: Stored) -> Float[Array, " galaxy"]:
         """Log-likelihood of each galaxy, given that it was measured."""
         each = logsumexp(self.log_weight(hyper, stored), axis=1)
@@ -109,10 +133,10 @@ class Reweighting:
 
     def _prepared(
         self, draws: dict[str, Array], prior: Any, selection: Selection | None, start: Array
-    ) -> tuple[Stored, Array, Array, Array]:
-        """Stored draws with what does not depend on hyperparameters; energy and slope at the start.
+    ) -> tuple[Stored, Array]:
+        """Stored draws with what does not depend on hyperparameters.
 
-        Also the largest weight of each galaxy, where it is least over chains.
+        Also the largest weight of each galaxy, where it is least over some starting points.
         """
         log_interim = interim_log_prob(draws, prior, self.population.properties)
         stored = Stored(with_published(draws), log_interim, selection, jnp.zeros(log_interim.shape[0]))
@@ -120,12 +144,10 @@ class Reweighting:
         reference = self._each(hyper, stored)
         stored = stored._replace(reference=jnp.where(jnp.isfinite(reference), reference, 0.0))
 
-        def at(vector: Array) -> tuple[Array, Array, Array]:
-            largest = jnp.max(self.log_weight(self.unknowns.drawn(vector)[0], stored), axis=1)
-            return *jax.value_and_grad(self.energy)(vector, stored), largest
+        def at(vector: Array) -> Array:
+            return jnp.max(self.log_weight(self.unknowns.drawn(vector)[0], stored), axis=1)
 
-        energy, slope, largest = jax.vmap(at)(start)
-        return stored, energy, slope, jnp.min(largest, axis=0)
+        return stored, jnp.min(jax.lax.map(at, start), axis=0)
 
     def init(self, vector: Array, key: Array) -> Any:
         """State of one chain; not under jit, because NumPyro's kernel keeps constants from this call.
@@ -221,8 +243,14 @@ def reweight(
     n_chain: int = 4,
     seed: int = 0,
     progress: Progress | None = None,
+    config: ReweightConfig | None = None,
 ) -> PopulationResult:
     """Hyperparameters by importance reweighting; arguments and errors as of `fit_population`."""
+    config = ReweightConfig() if config is None else config
+    if config.sampler not in ("auto", "importance", "nuts"):
+        raise ValueError(
+            f"`sampler` must be 'auto', 'importance' or 'nuts' in its own `sampler`, got {config.sampler!r}."
+        )
     method = reweighting_of(population, n_warmup)
     key, key_start = jax.random.split(jax.random.key(seed))
     start = 0.3 * jax.random.normal(key_start, (n_chain, method.unknowns.n))
@@ -236,24 +264,40 @@ def reweight(
     if spread is not None:
         properties, selection = spread.arrays(properties), spread.draws(selection)
         state, start = spread.state(state), spread.state(start)
-    stored, energy, slope, largest = method.prepared(properties, prior, selection, start)
+    stored, largest = method.prepared(properties, prior, selection, start)
     refuse_excluded(np.asarray(here(largest))[:, None], draws.id)
-    state = state._replace(potential_energy=energy, z_grad=slope)
-    n_rough, report = 0, progress
+    rough: Stored | None = None
     if (every := stored.log_interim.shape[1] // _N_ROUGH) > 1:
-        rough = {name: value[:, ::every] for name, value in properties.items()}
+        some = {name: value[:, ::every] for name, value in properties.items()}
         fewer = jax.tree.map(lambda leaf: leaf[::_THINNED], selection)
-        found = method.prepared(rough, prior, fewer, start)
-        if bool(jnp.isfinite(found[-1]).all()):
+        found, largest = method.prepared(some, prior, fewer, start)
+        rough = found if bool(jnp.isfinite(largest).all()) else None
+    by_weights: ImportanceDraws | None = None
+    if config.sampler != "nuts":
+        by_weights = _by_weights(
+            method, stored, rough, np.asarray(here(start), np.float64), n_chain * n_draw, config, seed,
+            spread, progress,
+        )  # fmt: skip
+        trusted = by_weights.k <= _LARGEST_K and by_weights.effective >= min(
+            _LEAST_EFFECTIVE, n_chain * n_draw
+        )
+        if config.sampler == "auto" and not trusted:
+            by_weights = None
+    if by_weights is not None:
+        vectors = by_weights.vectors.reshape(n_chain, n_draw, -1).astype(np.float32)
+        kept: dict[str, Any] = {"diverging": np.zeros((n_chain, n_draw), bool)}
+    else:
+        n_rough, report = 0, progress
+        if rough is not None:
             n_rough = PIECE * (3 * n_warmup // (4 * PIECE))
-            state, report = _warmed_up(method, state, found[:3], n_rough, n_warmup + n_draw, progress)
-            energy, slope = method.at(state.z, stored)
-            state = state._replace(potential_energy=energy, z_grad=slope)
-    kept = run_chains(
-        method.step, state, stored, Schedule(n_warmup - n_rough, n_draw), {}, report, _TEXT,
-        program=method.program, spread=spread,
-    )  # fmt: skip
-    vectors = np.asarray(kept.pop("shared"))
+            state, report = _warmed_up(method, state, rough, n_rough, n_warmup + n_draw, progress)
+        energy, slope = method.at(state.z, stored)
+        state = state._replace(potential_energy=energy, z_grad=slope)
+        kept = run_chains(
+            method.step, state, stored, Schedule(n_warmup - n_rough, n_draw), {}, report, _TEXT,
+            program=method.program, spread=spread,
+        )  # fmt: skip
+        vectors = np.asarray(kept.pop("shared"))
     summary: Summary = here(method.summary(jnp.asarray(vectors.reshape(-1, vectors.shape[-1])), stored))
     by_chain = vectors.shape[:2]
     values = {name: np.asarray(v).reshape(*by_chain, *v.shape[1:]) for name, v in summary.values.items()}
@@ -266,13 +310,63 @@ def reweight(
     return judged(
         values, kept, method="reweight", variance=float(summary.variance), effective=effective,
         pareto_k=np.asarray(k),
+        importance=by_weights,
     )  # fmt: skip
+
+
+def _by_weights(
+    method: Reweighting,
+    stored: Stored,
+    rough: Stored | None,
+    start: Float[np.ndarray, "chain shared"],
+    n_draw: int,
+    config: ReweightConfig,
+    seed: int,
+    spread: Spread | None,
+    progress: Progress | None,
+) -> ImportanceDraws:
+    """Importance sampling of the hyperparameters; all hosts do the same."""
+    few = stored if rough is None else rough
+    n_round = config.importance.n_round + config.importance.n_batch
+    n_total = stored.log_interim.size
+    if stored.selection is not None:
+        n_total += len(stored.selection.log_detection)
+    n_at_once = int(max(1, min(64, _AT_ONCE // n_total)))
+    n_done = 0
+
+    def there(x: np.ndarray) -> Array:
+        single = jnp.asarray(x, jnp.result_type(float))
+        return single if spread is None else spread.state(single)
+
+    def here(tree: Any) -> Any:
+        return tree if spread is None else spread.fetch(tree)
+
+    def slope_of(content: Stored) -> Any:
+        def at(x: np.ndarray) -> tuple[float, np.ndarray]:
+            value, slope = here(method.one(there(x), content))
+            good = np.where(np.isfinite(slope), slope, 0.0)
+            return float(value) if np.isfinite(value) else 1e10, np.asarray(good, np.float64)
+
+        return at
+
+    def log_density(x: np.ndarray) -> np.ndarray:
+        nonlocal n_done
+        n_done += 1
+        value = np.asarray(here(method.energies(there(x), stored, n_at_once)), np.float64)
+        if progress is not None:
+            progress(min(n_done, n_round), n_round, _TEXT)
+        return np.where(np.isfinite(value), -value, -np.inf)
+
+    rough_slope = slope_of(few)
+    best = optima(rough_slope, slope_of(stored), start)
+    rng = np.random.default_rng([seed, 19])
+    return sample(log_density, best, rough_slope, n_draw, config.importance, rng, largest_k=_LARGEST_K)
 
 
 def _warmed_up(
     method: Reweighting,
     state: Any,
-    start: tuple[Stored, Array, Array],
+    stored: Stored,
     n_step: int,
     n_total: int,
     progress: Progress | None,
@@ -281,7 +375,7 @@ def _warmed_up(
 
     Steps are the longest then, and the place and the mass matrix are still sought.
     """
-    stored, energy, slope = start
+    energy, slope = method.at(state.z, stored)
     state = state._replace(potential_energy=energy, z_grad=slope)
     for done in range(PIECE, n_step + 1, PIECE):
         state, _ = method.program(state, stored)

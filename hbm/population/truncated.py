@@ -6,7 +6,7 @@ dust for galaxies that have none. The probability between the ends,
 .. math:: \Phi(b) - \Phi(a)
 
 is then a difference of numbers that are 1 to all digits; here it is taken in the lower tail, by its
-logarithm.
+logarithm. Fits of populations spend most of their time on it: its slope is given in closed form.
 """
 
 import jax
@@ -33,6 +33,58 @@ def log_phi(x: Float[Array, "..."]) -> Float[Array, "..."]:
     series = jnp.log1p(-inverse * (1.0 - 3.0 * inverse * (1.0 - 5.0 * inverse)))
     tail = -0.5 * far**2 - jnp.log(-far) - _LOG_ROOT_TWO_PI + series
     return jnp.where(x < _TAIL, tail, jnp.log(0.5 * erfc(-near * float(np.sqrt(0.5)))))
+
+
+_ERFC = (
+    -1.26551223, 1.00002368, 0.37409196, 0.09678418, -0.18628806, 0.27886807, -1.13520398, 1.48851587,
+    -0.82215223, 0.17087277,
+)  # fmt: skip
+"""Of exp(x^2) erfc(x) = t exp(polynomial of t), t = 1 / (1 + x / 2), to 1.2e-7 for all x >= 0 (Press et al.
+1992, Numerical Recipes in C, section 6.2)."""
+_LEAST_PART = 1e-6
+"""Of the larger tail: below, single precision has no digits of a difference."""
+
+
+def _scaled_erfc(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """For x >= 0, factors t and p of exp(x^2) erfc(x) = t exp(p)."""
+    t = 1.0 / (1.0 + 0.5 * x)
+    p = jnp.full_like(x, _ERFC[-1])
+    for coefficient in _ERFC[-2::-1]:
+        p = p * t + coefficient
+    return t, p
+
+
+def _between(
+    a: Float[Array, "..."], b: Float[Array, "..."]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    """Probability of a standard normal between a and b as exp(first) times second."""
+    root_half = float(np.sqrt(0.5))
+    t_a, p_a = _scaled_erfc(-a * root_half)
+    t_b, p_b = _scaled_erfc(jnp.abs(b) * root_half)
+    is_tail = b < 0
+    shift = jnp.where(is_tail, -0.5 * b**2, 0.0)
+    beyond_a = 0.5 * t_a * jnp.exp(p_a + (-0.5 * a**2 - shift))
+    beyond_b = 0.5 * t_b * jnp.exp(p_b + (-0.5 * b**2 - shift))
+    upper = jnp.where(is_tail, beyond_b, 1.0 - beyond_b)
+    return shift, jnp.maximum(upper - beyond_a, _LEAST_PART * upper)
+
+
+@jax.custom_jvp
+def _log_between(a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Log of the probability of a standard normal between a and b, for a < b and a + b <= 0."""
+    shift, part = _between(a, b)
+    return shift + jnp.log(part)
+
+
+@_log_between.defjvp
+def _slope_of_log_between(
+    at: tuple[Array, Array], change: tuple[Array, Array]
+) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    (a, b), (change_a, change_b) = at, change
+    shift, part = _between(a, b)
+    # The shift is taken out before the exponential: far in a tail it has most of the digits.
+    density_a, density_b = (jnp.exp(-0.5 * x**2 - shift - _LOG_ROOT_TWO_PI) / part for x in (a, b))
+    return shift + jnp.log(part), density_b * change_b - density_a * change_a
 
 
 def _mirrored(
@@ -65,10 +117,8 @@ def log_density(
     """
     centre, width = jnp.asarray(centre), jnp.asarray(width)
     a, b, _ = _mirrored(centre, width, low, high)
-    log_b = log_phi(b)
-    between = log_b + jnp.log(-jnp.expm1(jnp.minimum(log_phi(a) - log_b, -1e-6)))
     offset = (jnp.asarray(value) - centre) / width
-    return -0.5 * offset**2 - _LOG_ROOT_TWO_PI - jnp.log(width) - between
+    return -0.5 * offset**2 - _LOG_ROOT_TWO_PI - jnp.log(width) - _log_between(a, b)
 
 
 def draw(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from hbm.adaptive import WeightedDraws, adapt_by_regions, importance_sample, tempered
 from hbm.calibration.importance import LARGEST_K
 from hbm.catalog import Catalog, check_flux_scale
 from hbm.config import ModelConfig
@@ -22,7 +23,6 @@ from hbm.coordinates import Posterior, build_posterior
 from hbm.distributions import TruncatedNormal
 from hbm.galaxies import DataBuilder
 from hbm.model import GalaxyData, derived_quantities
-from hbm.redshifts.adaptive import WeightedDraws, adapt_by_regions, importance_sample, tempered
 from hbm.redshifts.prior import ZredDensity, ZredPrior, prior_magnitude
 from hbm.redshifts.summary import modes_of
 from hbm.redshifts.table import RedshiftTable, Start, make_table, start_of

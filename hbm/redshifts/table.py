@@ -6,7 +6,7 @@ The draws say where a galaxy may be: with the mass that fits best, a draw at red
 
 because redshifts are laid out evenly in ln(1 + z). That is rough (the likelihood at the best mass stands for
 its integral over mass, and what of the prior on x depends on mass is left out), and good enough to find
-modes: the posterior itself is sampled by `hbm.redshifts.adaptive`.
+modes: the posterior itself is sampled by `hbm.adaptive`.
 """
 
 import dataclasses

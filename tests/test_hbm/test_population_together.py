@@ -32,7 +32,9 @@ from hbm.population.chains import Schedule, fingerprint, read_checkpoint, run_ch
 from hbm.population.draws import interim_log_prob
 from hbm.population.gibbs import GibbsConfig, GibbsSampler
 from hbm.population.hierarchy import Hierarchy
+from hbm.population.importance import ImportanceDraws
 from hbm.population.joint import JointConfig, JointSampler
+from hbm.population.reweight import ReweightConfig
 from hbm.population.survey import survey_of
 from hbm.relations import mass_metallicity
 
@@ -137,11 +139,14 @@ def moments_of(result: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    "method", [*(pytest.param(m, marks=pytest.mark.slow) for m in ("reweight", "joint")), "gibbs"]
+    "method", [*(pytest.param(m, marks=pytest.mark.slow) for m in ("nuts", "joint")), "importance", "gibbs"]
 )
 def test_methods_find_the_marginal_likelihood(method: Any) -> None:
     survey, (measured, error) = line_survey(25, 1)
-    lengths = {"reweight": (300, 500), "joint": (400, 800), "gibbs": (300, 1500)}[method]
+    sampler = None
+    lengths = {"joint": (400, 800), "gibbs": (300, 1500)}.get(method, (300, 500))
+    if method in ("nuts", "importance"):
+        method, sampler = "reweight", ReweightConfig(method)
     result = fit_population(
         survey,
         Population((Line(),)),
@@ -150,7 +155,10 @@ def test_methods_find_the_marginal_likelihood(method: Any) -> None:
         n_draw=lengths[1],
         n_chain=2,
         seed=3,
+        sampler=sampler,
     )
+    if sampler is not None:
+        assert ("effective" in result.idata.posterior.attrs) == (sampler.sampler == "importance")
     mean, sd = exact(measured, error)
     assert np.all(sd < (0.15, 0.3))  # the data matter: hyperpriors are 0.5 wide
     found, spread = moments_of(result)
@@ -158,6 +166,21 @@ def test_methods_find_the_marginal_likelihood(method: Any) -> None:
     np.testing.assert_array_less(np.abs(np.log(spread / sd)), 0.15)
     assert "rhat" not in result.flag
     assert "divergences" not in result.flag
+
+
+def test_chains_follow_where_weights_cannot_be_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    survey, _ = line_survey(10, 1)
+    vectors = np.random.default_rng(0).normal(size=(100, 2))
+    poor = ImportanceDraws(vectors, 12.0, 1.3, 5000)
+    monkeypatch.setattr("hbm.population.reweight.sample", lambda *_args, **_options: poor)
+    options: dict[str, Any] = {"n_warmup": 40, "n_draw": 50, "n_chain": 2}
+    found = fit_population(survey, Population((Line(),)), **options)
+    assert "effective" not in found.idata.posterior.attrs
+    assert found.draws("level").std() > 0
+    insisted = fit_population(survey, Population((Line(),)), sampler=ReweightConfig("importance"), **options)
+    assert {"importance", "ess"} <= set(insisted.flag.split(","))
+    assert insisted.idata.posterior.attrs["pareto_k"] == 1.3
+    assert insisted.idata.posterior.attrs["evaluations"] == 5000
 
 
 def test_density_is_the_hierarchical_models(galaxy: GalaxyData) -> None:
@@ -354,7 +377,10 @@ def test_bad_input_is_refused() -> None:
     for arguments, text in (
         ({"method": "joint", "n_draw": 0}, "`n_draw` must be at least 1, got 0"),
         ({"method": "gibbs", "sampler": JointConfig()}, "config of method 'gibbs', got JointConfig"),
-        ({"checkpoint": "x.npz"}, "are for `method` 'joint' and 'gibbs', got 'reweight'"),
+        ({"checkpoint": "x.npz"}, "is for `method` 'joint' and 'gibbs', got 'reweight'"),
+        ({"sampler": JointConfig()}, "must be a `ReweightConfig` for `method` 'reweight', got JointConfig"),
+        ({"method": "joint", "sampler": ReweightConfig()}, "must not be a `ReweightConfig`"),
+        ({"sampler": ReweightConfig("mcmc")}, "'importance' or 'nuts' in its own `sampler`, got 'mcmc'"),
     ):
         with pytest.raises(ValueError, match=text):
             fit_population(survey, population, **arguments)  # type: ignore[arg-type]

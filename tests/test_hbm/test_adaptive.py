@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from hbm.redshifts.adaptive import (
+from hbm.adaptive import (
     StudentMixture,
     WeightedDraws,
     adapt_by_regions,
