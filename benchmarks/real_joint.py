@@ -12,6 +12,10 @@ with the image:
 
 A galaxy outside of the image model's redshifts has no image here and is fitted by its photometry alone.
 
+The stamps are much smaller than the model's, and their pixels share noise. Two things are done about it: the
+correlation of their noise is pooled over the borders of all stamps, and noise is put where a stamp does not
+reach if hardly any light is there. What the domain check says without both is reported too ("before").
+
     python -m benchmarks.real_joint [--data ../shared/real] [--limit N] [--cores 2] [--minutes 9]
 
 It begins nothing new after --minutes and goes on where it was when called again; --fresh discards results. It
@@ -24,6 +28,7 @@ import os
 import shutil
 import time
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +46,8 @@ SCALE = 0.03
 ASSUMED_ERR = 0.05
 """mag, where the catalogue gives no error."""
 SEED = 7
+BORDER = 4
+"""Pixels along the sides of a stamp that tell the noise."""
 TYPICAL = 0.01
 """p-values below this are flagged by fits."""
 
@@ -116,7 +123,22 @@ def _with_redshift(galaxy: Real, row: Any) -> Real:
     )
 
 
-def make_stamps(galaxies: Sequence[Real], instrument: Any) -> tuple[list[Any], dict[str, str]]:
+def pooled(galaxies: Sequence[Real]) -> np.ndarray:
+    """Correlation of the noise, from the borders of all stamps."""
+    from generative.ingest.noise import pooled_correlation
+
+    images, skies = [], []
+    for galaxy in galaxies:
+        border = np.ones(galaxy.image.shape, bool)
+        border[BORDER:-BORDER, BORDER:-BORDER] = False
+        images.append(galaxy.image)
+        skies.append(border & np.isfinite(galaxy.image))
+    return pooled_correlation(images, skies)
+
+
+def make_stamps(
+    galaxies: Sequence[Real], instrument: Any, correlation: np.ndarray | None, options: Any
+) -> tuple[list[Any], dict[str, str]]:
     """Stamps of the galaxies at redshifts that the model knows, and why others have none."""
     from generative.ingest.exposure import Exposure, plain_wcs
     from generative.ingest.stamp import make_stamp
@@ -130,9 +152,12 @@ def make_stamps(galaxies: Sequence[Real], instrument: Any) -> tuple[list[Any], d
             continue
         image = galaxy.image * unit
         error = np.full(image.shape, np.sqrt(galaxy.variance) * unit)
-        shot = Exposure("f814w", image, np.isfinite(image), plain_wcs(image.shape, SCALE), error, galaxy.psf)
+        shot = Exposure(
+            "f814w", image, np.isfinite(image), plain_wcs(image.shape, SCALE), error, galaxy.psf,
+            correlation=correlation,
+        )  # fmt: skip
         try:
-            stamps.append(make_stamp([shot], instrument, zred=galaxy.zred, name=galaxy.id))
+            stamps.append(make_stamp([shot], instrument, zred=galaxy.zred, name=galaxy.id, options=options))
         except ValueError as error_found:
             refused[galaxy.id] = str(error_found)
     return stamps, refused
@@ -291,6 +316,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_compiled_programs()
     import hbm
     from generative.commands import compile_survey
+    from generative.ingest.stamp import IngestOptions
     from generative.ingest.store import flag_names, write_stamps
     from generative.instrument import HST_F814W
     from hbm.image import load_image_likelihood, read_compiled_images
@@ -302,19 +328,30 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.limit is not None:
         galaxies = galaxies[: n_measured + args.limit]
     likelihood = load_image_likelihood(MODEL)
-    settings = {"model": MODEL, "hash": likelihood.hash, "limit": args.limit, "seed": SEED}
+    settings = {
+        "model": MODEL, "hash": likelihood.hash, "limit": args.limit, "seed": SEED, "border": BORDER,
+        "filled": True,
+    }  # fmt: skip
     out = BatchCache("real_joint", settings, fresh=args.fresh).folder
     if args.fresh:
-        for name in (*LABELS, "stamps.h5", "stats.h5"):
+        for name in (*LABELS, "stamps.h5", "stats.h5", "before.h5", "stats_before.h5"):
             shutil.rmtree(out / name, ignore_errors=True)
             (out / name).unlink(missing_ok=True)
-    stamps, refused = make_stamps(galaxies, HST_F814W)
-    if not (out / "stats.h5").is_file():
-        write_stamps(stamps, HST_F814W, out / "stamps.h5")
-        compile_survey(
-            out / "stamps.h5", out / "stats.h5", model=MODEL, target_error=0.05, max_draw=64, seed=0,
-            chunk=64, overwrite=False, device="cpu", progress=None,
-        )  # fmt: skip
+    correlation = pooled(galaxies)
+    print(f"noise of neighbouring pixels: correlation {correlation[4, 5]:.2f}, {correlation[5, 4]:.2f}")
+    plain, _ = make_stamps(galaxies, HST_F814W, None, IngestOptions(fill=False))
+    stamps, refused = make_stamps(galaxies, HST_F814W, correlation, IngestOptions())
+    for some, images_file, stats_file in (
+        (plain, "before.h5", "stats_before.h5"),
+        (stamps, "stamps.h5", "stats.h5"),
+    ):
+        if not (out / stats_file).is_file():
+            write_stamps(some, HST_F814W, out / images_file)
+            compile_survey(
+                out / images_file, out / stats_file, model=MODEL, target_error=0.05, max_draw=64, seed=0,
+                chunk=64, overwrite=False, device="cpu", progress=None,
+            )  # fmt: skip
+    before = np.asarray(read_compiled_images(out / "stats_before.h5", likelihood).p_typical)
     compiled = read_compiled_images(out / "stats.h5", likelihood)
     p = {str(name): float(value) for name, value in zip(compiled.id, compiled.p_typical, strict=True)}
     flags = {stamp.id: flag_names(stamp) for stamp in stamps}
@@ -346,14 +383,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         fits = {label: load_result(file) for label, file in files.items() if file.is_file()}
         if fits:
             table.append(row_of(one, fits, p.get(one.id, np.nan), flags.get(one.id, "")))
-    report(table, refused, p, out, settings)
+    report(table, refused, p, before, out, settings)
 
 
 def report(
-    table: list[dict[str, Any]], refused: dict[str, str], p: dict[str, float], out: Path, settings: Any
+    table: list[dict[str, Any]],
+    refused: dict[str, str],
+    p: dict[str, float],
+    before: np.ndarray,
+    out: Path,
+    settings: Any,
 ) -> None:
     """Print, draw and write what was found."""
     values = np.array(list(p.values()))
+    why = Counter(
+        name.rstrip("*") for row in table for name in row["image_flags"].split(",") if name.endswith("*")
+    )
+    print(
+        f"\nbefore: p below {TYPICAL} for {np.mean(before < TYPICAL):.0%} of {len(before)}; now outside of "
+        f"training by {dict(why)}"
+    )
     print(
         f"\n{len(values)} real images: p of the domain check below {TYPICAL} for "
         f"{np.mean(values < TYPICAL):.0%}, "
@@ -383,7 +432,11 @@ def report(
     draw(table, out / "stamps.h5", out)
     result = {
         "n_image": len(values), "flagged": float(np.mean(values < TYPICAL)),
-        "p_median": float(np.median(values)), "refused": refused, "compared": found, "galaxies": table,
+        "p_median": float(np.median(values)), "outside": dict(why),
+        "before": {
+            "flagged": float(np.mean(before < TYPICAL)), "p_median": float(np.median(before)),
+        },
+        "refused": refused, "compared": found, "galaxies": table,
     }  # fmt: skip
     write_result("real_joint", settings, result)
 

@@ -221,6 +221,12 @@ def hide_unseen(
     return torch.cat([u[:, :1], bands.flatten(1)], dim=1)
 
 
+LARGEST_HOLE = 0.09
+"""Part of an image's pixels in the largest hole of training (`random_holes`)."""
+LARGEST_MASKED = 0.3
+"""Beyond, likelihoods are not to be trusted: with 86 % masked they were overconfident."""
+
+
 def random_holes(
     observed: Bool[Tensor, "batch band height width"],
     generator: torch.Generator,

@@ -37,13 +37,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from generative.calibration import N_FIRST_PAIR
 from generative.checkpoint import Model, write_atomically
 from generative.conditions import observing_columns
-from generative.data import hide_unseen, proposal_columns
+from generative.data import LARGEST_MASKED, hide_unseen, proposal_columns
 from generative.network import Coefficients, Separable
 from generative.noise import likelihood_nodes
 from generative.stamps import Stamps
@@ -243,6 +243,7 @@ def iterate_summaries(
     proposal = proposal_columns(_N_PROPOSAL, device)
     u_all = hide_unseen(observing_columns(stamps.u, model.instrument), stamps.observed)
     far = _outside(u_all, model.instrument.n_band, model.instrument.reference_band)
+    far |= too_much_masked(stamps.observed)
     for start in range(first, len(stamps.image), chunk):
         rows = slice(start, start + chunk)
         image, noise, observed = (
@@ -270,6 +271,14 @@ def iterate_summaries(
             np.where(far[rows], 0, _p_typical(model, network, clean, u, observed, nodes)).astype(np.float32),
             np.zeros((len(u), 0), np.float32) if corrected is None else corrected.numbers.cpu().numpy(),
         )
+
+
+def too_much_masked(observed: Bool[Tensor, "image band height width"]) -> np.ndarray:
+    """Whether more of the pixels is masked than likelihoods bear, in bands that are not masked as a whole."""
+    part = observed.flatten(2).float().mean(dim=2)
+    worst = torch.where(part > 0, 1 - part, 0.0).max(dim=1).values
+    far: np.ndarray = (worst > LARGEST_MASKED).cpu().numpy()
+    return far
 
 
 def _outside(u: Float[Tensor, "image column"], n_band: int, reference: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from generative.ingest import IngestError
+from generative.ingest.noise import LAG
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,7 +17,7 @@ class Exposure:
     Raises
     ------
     IngestError
-        If shapes disagree or the PSF has no positive sum.
+        If shapes disagree, the PSF has no positive sum, or the correlation is not one.
     """
 
     band: str
@@ -35,6 +36,9 @@ class Exposure:
     """arcsec: full width at half maximum of point sources in this image."""
     survey: str = "generic"
     """Where it comes from."""
+    correlation: Float[np.ndarray, "_lag _lag"] | None = None
+    """Of the noise of pixels (dy, dx) apart, where the field is too small to measure it and the survey's are
+    known (`generative.ingest.noise.pooled_correlation`); None for noise that is independent."""
 
     def __post_init__(self) -> None:
         for name in ("good", "error"):
@@ -43,6 +47,14 @@ class Exposure:
                 raise IngestError(
                     f"`{name}` must have the shape of `image`, {self.image.shape}, got {array.shape}."
                 )
+        if self.correlation is not None and (
+            self.correlation.shape != (2 * LAG + 1, 2 * LAG + 1)
+            or not np.isclose(self.correlation[LAG, LAG], 1.0)
+        ):
+            raise IngestError(
+                f"`correlation` must be of {2 * LAG + 1} by {2 * LAG + 1} lags, 1 in the middle, got shape "
+                f"{self.correlation.shape}."
+            )
         if self.psf is not None and (not np.isfinite(self.psf).all() or not self.psf.sum() > 0):
             raise IngestError("`psf` must be finite with a positive sum.")
         if self.fwhm is not None and not 0 < self.fwhm < 100:

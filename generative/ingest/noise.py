@@ -7,7 +7,7 @@ then adds noise whose correlations are the opposite, so that the sum is independ
 10, 121), section 4, for noise that is the same everywhere. It costs depth, and the cost is reported.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 LAG = 4
 """Pixels: correlations are followed up to so far."""
 
+_LEAST_POOLED = 1000
 _SMOOTH = 6.0
 """Pixels: standard deviation of the Gaussian that the sky's slow variation is smoothed with."""
 
@@ -70,6 +71,56 @@ def measured_noise(
     # What cannot be told from chance is zero.
     chance = 3.0 / np.sqrt(np.maximum(count, 1))
     return NoiseModel(np.sqrt(variance), np.where(np.abs(correlation) > chance, correlation, 0.0))
+
+
+def pooled_correlation(
+    images: Sequence[Float[np.ndarray, "_height _width"]], skies: Sequence[Bool[np.ndarray, "_height _width"]]
+) -> Float[np.ndarray, "lag lag"]:
+    """Correlations of the noise that small cutouts of one survey share, each too small to tell by itself.
+
+    Parameters
+    ----------
+    images
+        Cutouts, each in any unit.
+    skies
+        Their pixels of sky. What is 4 sigma from their median is left out.
+
+    Returns
+    -------
+    correlation of pixels (dy, dx) apart, from -LAG to LAG; zero where it cannot be told from chance
+
+    Raises
+    ------
+    ValueError
+        If all cutouts together have fewer than 1,000 pixels of sky.
+    """
+    total, count = (np.zeros((2 * LAG + 1, 2 * LAG + 1)) for _ in range(2))
+    n_image = 0
+    for image, sky in zip(images, skies, strict=True):
+        if not sky.any():
+            continue
+        middle = float(np.median(image[sky]))
+        spread = 1.4826 * float(np.median(np.abs(image[sky] - middle)))
+        if not spread > 0:
+            continue
+        used = sky & (np.abs(np.where(sky, image, middle) - middle) < 4.0 * spread)
+        residual = np.where(used, np.where(sky, image, middle) - float(image[used].mean()), 0.0) / spread
+        total += _lag_sums(residual)
+        count += _lag_sums(used.astype(float))
+        n_image += 1
+    if count[LAG, LAG] < _LEAST_POOLED:
+        raise ValueError(
+            f"`skies` must have at least {_LEAST_POOLED} pixels together, got {int(count[LAG, LAG])}."
+        )
+    covariance = total / np.maximum(count, 1)
+    # The mean of n pixels, which was taken off, takes the sum of all covariances over n out of each.
+    n_each = float(count[LAG, LAG]) / n_image
+    whole = covariance.sum() / max(1 - covariance.size / n_each, 0.2)
+    covariance = covariance + max(whole, covariance[LAG, LAG]) / n_each
+    correlation = covariance / covariance[LAG, LAG]
+    # Bartlett (1946, J. R. Stat. Soc. Suppl. 8, 27): correlations make those of a sample scatter more.
+    chance = 4.0 * np.sqrt(np.sum(correlation**2) / np.maximum(count, 1))
+    return np.where(np.abs(correlation) > chance, correlation, 0.0)
 
 
 def _with_what_was_taken_out(covariance: Float[np.ndarray, "lag lag"]) -> Float[np.ndarray, "lag lag"]:

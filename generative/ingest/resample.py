@@ -28,7 +28,8 @@ class Resampled(NamedTuple):
     """Maggies per pixel; nan where not good."""
     good: Bool[np.ndarray, "height width"]
     noise: NoiseModel | None
-    """What the survey's error image becomes, if there is one, as if its pixels were independent."""
+    """What the survey's error image becomes, if there is one; as if its pixels were independent, unless the
+    exposure says otherwise."""
     fwhm: float
     """arcsec, of point sources on the grid, with the pixel left out."""
     operation: Callable[[np.ndarray], np.ndarray]
@@ -37,6 +38,8 @@ class Resampled(NamedTuple):
     """The exposure around the field."""
     lies_under: Callable[[np.ndarray], np.ndarray]
     """Pixels of `before` that are wholly under pixels of the grid."""
+    reached: Bool[np.ndarray, "height width"]
+    """Whether the exposure covers a pixel, good or bad."""
 
     def noise_before(self, sky: Bool[np.ndarray, "height width"], seed: int) -> NoiseModel | None:
         """What becomes of the noise of the exposure's own pixels of sky; None if there are too few."""
@@ -90,6 +93,7 @@ def resample_exposure(
         )
     image = operation(_without_holes(cut.image, cut.good))
     good = operation(cut.good.astype(float)) / _old_per_new(matrix) > 1 - _SPOILT
+    reached = operation(np.ones(cut.good.shape)) / _old_per_new(matrix) > 1 - _SPOILT
     if not good.any():
         raise NoPixelsError(f"`good` must have usable pixels around `ra` and `dec` in {exposure.band}.")
     noise = None
@@ -97,14 +101,17 @@ def resample_exposure(
         usable = cut.good & np.isfinite(cut.error)
         level = float(np.median(cut.error[usable])) if usable.any() else np.nan
         if np.isfinite(level) and level > 0:
-            noise = after(independent(level), old.shape, operation, inside=good, n_draw=8, seed=seed)
+            own = independent(level)
+            if cut.correlation is not None:
+                own = own._replace(correlation=cut.correlation)
+            noise = after(own, old.shape, operation, inside=good, n_draw=8, seed=seed)
 
     def lies_under(new: np.ndarray) -> np.ndarray:
         return np.asarray((matrix.T @ new.ravel().astype(float)).reshape(old.shape) > 0.99)
 
     return Resampled(
         np.where(good, image, np.nan), good, noise, width, operation,
-        np.where(cut.good, cut.image, np.nan), lies_under,
+        np.where(cut.good, cut.image, np.nan), lies_under, reached,
     )  # fmt: skip
 
 
@@ -144,7 +151,7 @@ def _cut_out(exposure: Exposure, wide: Grid) -> tuple[Exposure, Grid]:
         raise NoPixelsError(f"`good` must have usable pixels around `ra` and `dec` in {exposure.band}.")
     cut = Exposure(
         exposure.band, exposure.image[rows], exposure.good[rows], wcs, error, exposure.psf, exposure.fwhm,
-        exposure.survey,
+        exposure.survey, exposure.correlation,
     )  # fmt: skip
     return cut, Grid(wcs, cut.image.shape)
 

@@ -220,6 +220,45 @@ def filled(
     return np.where(usable, image, np.where(can, image[opposite_y, opposite_x], 0.0))
 
 
+def light_beyond(
+    image: Float[np.ndarray, "height width"],
+    usable: Bool[np.ndarray, "height width"],
+    reached: Bool[np.ndarray, "height width"],
+    x: float,
+    y: float,
+) -> float:
+    r"""Part of a galaxy's light that an image does not reach, if it falls exponentially beyond the edge.
+
+    With the surface brightness I of the outermost pixels, at a radius R, and the scale length h (half-light
+    radius over 1.678) it is :math:`2 \pi I (R h + h^2)`, the integral of an exponential disc from there on.
+
+    Parameters
+    ----------
+    image
+        Without neighbours (`filled`), sky subtracted.
+    usable
+        Good pixels of no neighbour.
+    reached
+        Pixels that the image covers.
+    x, y
+        Middle of the galaxy.
+    """
+    from scipy.ndimage import binary_erosion
+
+    rows, columns = np.mgrid[: image.shape[0], : image.shape[1]]
+    ring = reached & ~binary_erosion(reached, _disc(2)) & usable
+    inside = float(image[reached].sum())
+    if not ring.any() or not inside > 0:
+        return 1.0
+    distance = np.hypot(rows - y, columns - x)
+    order = np.argsort(distance[reached])
+    grown = np.cumsum(image[reached][order])
+    half = float(distance[reached][order][int(np.argmax(grown > 0.5 * inside))])
+    scale, edge = max(half, 0.5) / 1.678, math.sqrt(reached.sum() / math.pi)
+    beyond = 2 * math.pi * max(float(image[ring].mean()), 0.0) * (edge * scale + scale**2)
+    return beyond / (inside + beyond)
+
+
 def kron_aperture(
     image: Float[np.ndarray, "height width"],
     target: Bool[np.ndarray, "height width"],

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from generative.data import LARGEST_HOLE, LARGEST_MASKED
 from generative.ingest import IngestError
 from generative.ingest.checks import Flag, domain_flags
 from generative.ingest.exposure import Exposure, plain_wcs
@@ -27,10 +28,15 @@ from generative.ingest.sources import (
     filled,
     find_sources,
     kron_aperture,
+    light_beyond,
     sky_level,
 )
 from generative.instrument import Instrument
 
+LARGEST_LOST = 0.03
+"""Part of a galaxy's light beyond the image up to which noise may take its place."""
+LEAST_EMPTY = 0.01
+"""Part of a stamp that an image does not reach, below which nothing is said of it."""
 UNKNOWN_SKY = 0.2
 """Error of a sky that could not be measured, in a pixel's noise: the file's may be off by that much."""
 
@@ -45,6 +51,8 @@ class IngestOptions:
     """Add noise that makes the pixels' noise independent, as image models take it."""
     mask_neighbours: bool = True
     """Mask other sources."""
+    fill: bool = True
+    """Put noise of the sky where the image does not reach, if hardly any of the galaxy's light is there."""
     field_factor: int = 3
     """Side of the field that sky and noise come from, in stamps."""
     largest_shift: float = 2.0
@@ -335,16 +343,32 @@ def _assemble(
                 )
             )
         seen = b.good[part] & (~found.neighbours[part] if options.mask_neighbours else True)
-        masked = 1 - seen.mean()
-        if masked > 0.3:
-            flags.append(Flag("masked", f"{100 * masked:.0f} % of the pixels in {band} are masked"))
+        empty = ~b.reached[part]
+        if options.fill and empty.mean() > LEAST_EMPTY:
+            lost = light_beyond(view.whole, view.usable, b.reached, found.x, found.y)
+            where = f"the image in {band} does not reach {100 * empty.mean():.0f} % of the pixels, and about "
+            if lost <= LARGEST_LOST:
+                flags.append(Flag("filled", f"{where}{100 * lost:.1f} % of the light: noise is put there"))
+                extra = np.where(empty, sigma * rng.standard_normal((n, n)), extra)
+                seen = seen | empty
+            else:
+                flags.append(
+                    Flag("cutout_small", f"{where}{100 * lost:.0f} % of the light: give a larger image", True)
+                )
+        masked = float(1 - seen.mean())
+        if masked > LARGEST_HOLE:
+            few = masked <= LARGEST_MASKED
+            text = (
+                f"{100 * masked:.0f} % of the pixels in {band} are masked, at most {100 * LARGEST_HOLE:.0f} "
+            )
+            flags.append(Flag("masked", f"{text}% in training", not few))
         hole = (found.target & ~b.good)[part].sum() / max(found.target[part].sum(), 1)
         if hole > 0.05:
             flags.append(
                 Flag("holes_in_galaxy", f"{100 * hole:.0f} % of the galaxy's pixels in {band} are bad")
             )
         noise[i], fwhm[i] = sigma, b.fwhm
-        image[i], observed[i] = view.image[part] + extra, seen
+        image[i], observed[i] = np.where(empty, 0.0, view.image[part]) + extra, seen
         for step, picture in zip(
             steps,
             (

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import convolve, gaussian_filter
 
 from generative.ingest import noise
 from generative.ingest.exposure import plain_wcs
@@ -81,3 +81,27 @@ def test_too_little_sky_says_nothing() -> None:
     sky = np.zeros((50, 50), bool)
     sky[:5] = True
     assert noise.measured_noise(np.ones((50, 50)), sky) is None
+
+
+def test_correlations_pooled_over_small_cutouts() -> None:
+    """Each of another level and unit, with a source; the truth by the kernel that made the noise."""
+    rng = np.random.default_rng(3)
+    kernel = np.array([[0.1, 0.3, 0.1], [0.3, 1.0, 0.3], [0.1, 0.3, 0.1]])
+    images, skies = [], []
+    for _ in range(200):
+        image = convolve(rng.standard_normal((26, 26)), kernel)[3:-3, 3:-3]
+        image = 10 ** rng.uniform(-9, 0) * (image + rng.uniform(-5, 5))
+        sky = np.ones(image.shape, bool)
+        sky[5:15, 5:15] = False
+        image[8:12, 8:12] += 100 * image.std()
+        images.append(image)
+        skies.append(sky)
+    found = noise.pooled_correlation(images, skies)
+    field = np.zeros((9, 9))
+    field[3:6, 3:6] = kernel
+    expected = convolve(field, kernel, mode="constant")
+    expected /= expected[4, 4]
+    np.testing.assert_allclose(found, expected, atol=0.03)
+    assert found[4, 4] == 1.0
+    with pytest.raises(ValueError, match="at least 1000 pixels together"):
+        noise.pooled_correlation(images[:1], skies[:1])

@@ -12,6 +12,7 @@ from generative.ingest import IngestError
 from generative.ingest.checks import domain_flags
 from generative.ingest.exposure import Exposure, plain_wcs
 from generative.ingest.psf import blur_sigma, fitted_fwhm, moffat_image, point_source
+from generative.ingest.sources import light_beyond
 from generative.ingest.stamp import IngestOptions, Stamp, make_stamp
 from generative.ingest.stars import measured_fwhm
 from generative.ingest.store import flux_table, write_flux_table, write_stamps
@@ -80,6 +81,62 @@ def test_a_band_without_pixels_at_the_galaxy_is_missing() -> None:
     assert [flag.text for flag in made.flags if flag.name == "missing_band"] == ["no image in sdss_i0"]
     assert not made.observed[2].any()
     assert made.observed[[0, 1, 3]].any(axis=(1, 2)).all()
+
+
+def cutout(side: int, size: float, *, correlation: np.ndarray | None = None, fill: bool = True) -> Stamp:
+    """Stamp of hst-f814w from an image of so many of its own pixels, of a galaxy of some width (arcsec)."""
+    rng = np.random.default_rng(4)
+    scale, shape = HST_F814W.pixel_scale, (side, side)
+    middle = (side - 1) / 2
+    light = galaxy(shape, middle, middle, size / scale, 2e-8)
+    image = light + 2e-12 * rng.standard_normal(shape)
+    shot = Exposure(
+        "f814w", image, np.ones(shape, bool), plain_wcs(shape, scale), np.full(shape, 2e-12), None,
+        float(np.mean(HST_F814W.psf_fwhm[0])), correlation=correlation,
+    )  # fmt: skip
+    return make_stamp([shot], HST_F814W, zred=0.5, options=IngestOptions(fill=fill))
+
+
+def test_noise_is_put_where_a_small_cutout_does_not_reach() -> None:
+    side = HST_F814W.n_pixel // 2
+    made, plain = cutout(side, 0.25), cutout(side, 0.25, fill=False)
+    assert made.observed.all()
+    assert "filled" in {flag.name for flag in made.flags}
+    assert not plain.observed.all()
+    assert [flag.outside for flag in plain.flags if flag.name == "masked"] == [True]
+    reached = plain.observed[0]
+    np.testing.assert_array_equal(made.image[0][reached], plain.image[0][reached])
+    beyond = made.image[0][~reached]
+    assert beyond.std() == pytest.approx(made.noise[0], rel=0.05)
+    assert abs(beyond.mean()) < 4 * made.noise[0] / np.sqrt(beyond.size)
+    # A galaxy that goes on beyond the image stays masked there.
+    large = cutout(side, 0.6)
+    assert {"cutout_small", "masked"} <= {flag.name for flag in large.flags if flag.outside}
+    assert not large.observed.all()
+
+
+def test_light_beyond_the_image_is_that_of_an_exponential_disc() -> None:
+    rows, columns = np.mgrid[:201, :201] - 100.0
+    radius = np.hypot(rows, columns)
+    disc = np.exp(-radius / 8.0)
+    for edge in (20.0, 30.0, 40.0):
+        reached = radius < edge
+        truth = disc[~reached].sum() / disc.sum()
+        found = light_beyond(np.where(reached, disc, 0.0), reached, reached, 100.0, 100.0)
+        assert found == pytest.approx(truth, rel=0.35)
+    assert light_beyond(np.zeros((9, 9)), np.ones((9, 9), bool), np.ones((9, 9), bool), 4.0, 4.0) == 1.0
+
+
+def test_correlation_that_is_known_raises_the_noise() -> None:
+    """Of pixels of half the size: two by two of them scatter more if they share noise."""
+    correlation = np.zeros((9, 9))
+    correlation[3:6, 3:6] = [[0.2, 0.45, 0.2], [0.45, 1.0, 0.45], [0.2, 0.45, 0.2]]
+    side = HST_F814W.n_pixel // 2
+    told, plain = cutout(side, 0.25, correlation=correlation), cutout(side, 0.25)
+    assert "noise_not_measured" in {flag.name for flag in plain.flags}
+    assert told.noise[0] > 1.3 * plain.noise[0]
+    with pytest.raises(IngestError, match="`correlation` must be of 9 by 9 lags"):
+        cutout(side, 0.25, correlation=np.ones((3, 3)))
 
 
 def test_a_sky_that_is_not_known_has_an_error() -> None:
