@@ -16,6 +16,7 @@ class Kind(StrEnum):
     corner = "corner"
     sed = "sed"
     sfh = "sfh"
+    redshift = "redshift"
     all = "all"
 
 
@@ -64,21 +65,26 @@ def save_figures(
     ValueError
         If the one figure asked for cannot be drawn. Of ``Kind.all``, a figure that cannot is left out.
     """
-    from hbm.plots import plot_corner, plot_sed, plot_sfh
+    from hbm.plots import plot_corner, plot_redshift, plot_sed, plot_sfh
+    from hbm.plots.redshift import has_free_redshift
 
     notes: list[str] = []
     paths: list[Path] = []
     stem.parent.mkdir(parents=True, exist_ok=True)
-    for each in (Kind.corner, Kind.sed, Kind.sfh):
+    for each in (Kind.corner, Kind.sed, Kind.sfh, Kind.redshift):
         if kind not in (each, Kind.all):
+            continue
+        if each is Kind.redshift and kind is Kind.all and not has_free_redshift(result):
             continue
         try:
             if each is Kind.corner:
                 figure = plot_corner(result)
             elif each is Kind.sed:
                 figure = plot_sed(result, _spectrum(result, grid, notes) if spectrum else None)
-            else:
+            elif each is Kind.sfh:
                 figure = plot_sfh(result)
+            else:
+                figure = plot_redshift(result)
         except ValueError as error:
             if kind is not Kind.all:
                 raise

@@ -81,6 +81,7 @@ def photoz(
             rich_help_panel="Model",
         ),
     ] = None,
+    plots: Annotated[bool, typer.Option(help="Save figures of every galaxy beside its result.")] = False,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same draws.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace older results.")] = False,
     resume: Annotated[
@@ -122,6 +123,20 @@ def photoz(
                 progress=progress,
             )
         _report(results, failed, out)
+        if plots:
+            _draw(results, out, grid)
+
+
+def _draw(results: "list[FitResult]", out: Path, grid: Path | None) -> None:
+    from hbm.cli.figures import save_figures
+    from hbm.results import result_path
+    from sed.io import load_grid
+
+    loaded = None if grid is None else load_grid(grid)
+    for result in results:
+        stem = result_path(out, result.galaxy_id).with_suffix("")
+        for note in save_figures(result, stem, grid=loaded).notes:
+            stderr().print(f"[yellow]Note:[/] {escape(note)}", soft_wrap=True)
 
 
 def _read(path: Path, preset: str | None, columns: Path | None, on_bad: OnBad) -> "Catalog":

@@ -18,7 +18,10 @@ def plot(
         list[Path], typer.Argument(help="Results of `hbm fit`: .nc files.", show_default=False)
     ],
     kind: Annotated[
-        Kind, typer.Option(help="Corner plot, photometry with residuals, star formation history, or all.")
+        Kind,
+        typer.Option(
+            help="Corner plot, photometry with residuals, star formation history, redshift, or all."
+        ),
     ] = Kind.all,
     outdir: Annotated[
         Path | None,
@@ -52,10 +55,10 @@ def plot(
         ),
     ] = None,
 ) -> None:
-    """Draw figures of results: corner plot, SED with residuals, star formation history.
+    """Draw figures of results: corner plot, SED with residuals, star formation history, redshift if free.
 
-    The figures are named `<result>_corner.png`, `<result>_sed.png` and `<result>_sfh.png`; older ones of the
-    same name are replaced.
+    The figures are named `<result>_corner.png`, `<result>_sed.png`, `<result>_sfh.png` and
+    `<result>_redshift.png`; older ones of the same name are replaced.
 
     **Examples**
 

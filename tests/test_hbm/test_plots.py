@@ -8,7 +8,15 @@ from matplotlib.figure import Figure
 
 from hbm.convergence import diagnose
 from hbm.labels import LABELS, axis_label, label_of
-from hbm.plots import SpectrumBand, plot_comparison, plot_corner, plot_sed, plot_sfh, plot_trace_summary
+from hbm.plots import (
+    SpectrumBand,
+    plot_comparison,
+    plot_corner,
+    plot_redshift,
+    plot_sed,
+    plot_sfh,
+    plot_trace_summary,
+)
 from hbm.plots.sed import residuals
 from hbm.plots.trace import rank_counts
 from hbm.results import FitResult, ObservedBands, Provenance, make_result
@@ -284,3 +292,20 @@ def test_refusals():
     gap[1, 0] = 7.6
     with pytest.raises(ValueError, match="`agebins` must join"):
         plot_sfh(result(agebins=gap))
+
+
+def test_redshift_has_its_modes() -> None:
+    rng = np.random.default_rng(1)
+    zred = np.concatenate([rng.normal(0.4, 0.03, 420), rng.normal(3.0, 0.05, 180)]).reshape(2, 300)
+    made = result()
+    figure = plot_redshift(
+        result(posterior={"logmass": made.posterior["logmass"].values, "zred": zred}), 0.42
+    )
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["70% at 0.40", "30% at 3.00"]
+    heights, edges, _ = figure.axes[0].patches[0].get_data()
+    assert np.sum(heights * np.diff(edges)) == pytest.approx(1.0)
+    save(figure)
+    fixed = result(posterior={"logmass": made.posterior["logmass"].values})
+    with pytest.raises(ValueError, match="must have a free redshift"):
+        plot_redshift(fixed)
