@@ -22,6 +22,9 @@ class DataConfig:
     """Array of an npz file; the only one if empty."""
     labels: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Labels of a table or file to condition on, with the range that becomes (-1, 1)."""
+    draw_labels: bool = False
+    """Draw each label anew from its error distribution whenever an image is shown: by ``<label>_p16`` and
+    ``<label>_p84`` beside the labels, for hdf5 (as `hbm dataset` writes) and folders."""
     n_pixel: int = 0
     """Side that images are box-averaged to; 0 leaves them."""
 

@@ -116,6 +116,9 @@ class ArraySource:
         Conditions of observation on the scale (-1, 1); no columns for a model without.
     observed
         False for pixels without a measurement; all observed if None.
+    theta_error
+        Widths below and above ``theta`` of the labels' errors, on its scale: training images get labels drawn
+        from two halves of normal distributions, within (-1, 1); zero where the error is not known.
     augment
         Whether to turn by quarters and mirror images at random.
     fraction_held_out
@@ -137,6 +140,7 @@ class ArraySource:
         u: Float[Tensor, "_ column"],
         *,
         observed: Tensor | None = None,
+        theta_error: Float[Tensor, "_ theta 2"] | None = None,
         augment: bool = True,
         fraction_held_out: float = 0.1,
         seed: int = 0,
@@ -153,6 +157,13 @@ class ArraySource:
                 f"`observed` must have the shape of `image`, {tuple(image.shape)}, got "
                 f"{tuple(observed.shape)}."
             )
+        if theta_error is not None and (
+            theta_error.shape != (*theta.shape, 2) or not bool((theta_error >= 0).all())
+        ):
+            raise ValueError(
+                f"`theta_error` must be widths of at least 0, of shape {(*theta.shape, 2)}, got "
+                f"{tuple(theta_error.shape)}."
+            )
         n_held = round(fraction_held_out * n)
         if n_held < 1 or n - n_held < 1:
             raise ValueError(
@@ -161,14 +172,14 @@ class ArraySource:
         order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
         self._held, self._train = order[:n_held], order[n_held:]
         self._image, self._noise, self._theta, self._u, self._observed = image, noise, theta, u, observed
-        self._augment, self._device = augment, device
+        self._augment, self._device, self._theta_error = augment, device, theta_error
         self.n_band, self.n_pixel = image.shape[1], image.shape[2]
         self.n_theta, self.n_u = theta.shape[1], u.shape[1]
         self.n_train: int | None = len(self._train)
 
     def batch(self, n: int, generator: torch.Generator) -> Batch:
         """Draw ``n`` training images, with replacement between batches."""
-        return self._draw(self._train, n, generator, self._augment)
+        return self._draw(self._train, n, generator, self._augment, is_training=True)
 
     def held_out(self, n: int, generator: torch.Generator) -> Batch:
         """Draw ``n`` held-out images as they are, or all of them if there are fewer."""
@@ -178,7 +189,17 @@ class ArraySource:
         """None: properties of real galaxies go with redshift and brightness."""
         del n
 
-    def _draw(self, rows: Tensor, n: int, generator: torch.Generator, augment: bool) -> Batch:
+    def _labels(self, rows: Tensor, generator: torch.Generator, is_training: bool) -> Tensor:
+        theta = self._theta[rows]
+        if self._theta_error is None or not is_training:
+            return theta
+        normal = torch.randn(theta.shape, generator=generator, device=generator.device).to(theta)
+        width = torch.where(normal < 0, self._theta_error[rows, :, 0], self._theta_error[rows, :, 1])
+        return (theta + width * normal).clamp(-1.0, 1.0)  # nan stays nan
+
+    def _draw(
+        self, rows: Tensor, n: int, generator: torch.Generator, augment: bool, *, is_training: bool = False
+    ) -> Batch:
         device = self._device
         pick = torch.cat([torch.randperm(len(rows), generator=generator, device=generator.device)
                           for _ in range(-(-n // len(rows)))])[:n].cpu()  # fmt: skip
@@ -193,7 +214,7 @@ class ArraySource:
             image,
             self._noise[rows].to(device),
             observed,
-            self._theta[rows].to(device),
+            self._labels(rows, generator, is_training).to(device),
             self._u[rows].to(device),
         )
 

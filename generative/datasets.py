@@ -13,7 +13,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from generative.conditions import THETA, Observing, observing_columns, theta_columns
+from generative.conditions import (
+    RANGE,
+    THETA,
+    Observing,
+    age_universe_gyr,
+    observing_columns,
+    theta_columns,
+)
 from generative.config import DataConfig
 from generative.data import ArraySource
 from generative.instrument import Instrument
@@ -48,6 +55,20 @@ def scaled_labels(
             )
         out[:, i] = 2 * (column - low) / (high - low) - 1
     return torch.as_tensor(out)
+
+
+def scaled_errors(
+    middle: Float[np.ndarray, "image label"],
+    low: Float[np.ndarray, "image label"],
+    high: Float[np.ndarray, "image label"],
+    span: Sequence[float] | Float[np.ndarray, "image label"],
+) -> Float[Tensor, "image label 2"]:
+    """Widths below and above labels, for labels on the scale (-1, 1) of ranges as wide as ``span``.
+
+    Zero where a percentile is not known or on the wrong side.
+    """
+    widths = np.stack([middle - low, high - middle], axis=-1) * (2 / np.asarray(span, float))[..., None]
+    return torch.as_tensor(np.where(widths > 0, widths, 0.0).astype(np.float32))
 
 
 def read_npz(config: DataConfig, path: Path, device: str = "cpu") -> ArraySource:
@@ -136,12 +157,26 @@ def read_folder(config: DataConfig, path: Path, table: Path | None, device: str 
     if stacked.shape[2] != stacked.shape[3]:
         raise DataError(f"{path}: images must be square, got {stacked.shape[2:]}.")
     image = _averaged(torch.as_tensor(np.ascontiguousarray(stacked)), config.n_pixel, str(path))
-    labels = torch.zeros(len(files), 0)
+    labels, widths = torch.zeros(len(files), 0), None
     if config.labels:
         if table is None:
             raise DataError("`table` must be set: `labels` names columns of it.")
-        labels = scaled_labels(_table_labels(table, files, list(config.labels)), config.labels, str(table))
-    return ArraySource(image, torch.ones(len(files), 3), labels, torch.zeros(len(files), 0), device=device)
+        names = list(config.labels)
+        middle = _table_labels(table, files, names)
+        labels = scaled_labels(middle, config.labels, str(table))
+        if config.draw_labels:
+            low, high = (
+                _table_labels(table, files, [f"{name}_{p}" for name in names]) for p in ("p16", "p84")
+            )
+            widths = scaled_errors(middle, low, high, [end - start for start, end in config.labels.values()])
+    return ArraySource(
+        image,
+        torch.ones(len(files), 3),
+        labels,
+        torch.zeros(len(files), 0),
+        theta_error=widths,
+        device=device,
+    )
 
 
 def _table_labels(table: Path, files: Sequence[Path], names: list[str]) -> np.ndarray:
@@ -181,8 +216,12 @@ class SurveyImages(NamedTuple):
     """In their units; nan where not known."""
 
 
-def read_multimodal_universe(path: Path, instrument: Instrument, device: str = "cpu") -> ArraySource:
+def read_multimodal_universe(
+    path: Path, instrument: Instrument, device: str = "cpu", *, draw_labels: bool = False
+) -> ArraySource:
     """Training images in the HDF5 layout of the Multimodal Universe; see `read_survey_images`.
+
+    With ``draw_labels``, labels are drawn from their errors each time: ``<property>_p16`` and ``_p84``.
 
     Raises
     ------
@@ -199,7 +238,32 @@ def read_multimodal_universe(path: Path, instrument: Instrument, device: str = "
             f"{float(theta[row, column]):g}."
         )
     conditions = observing_columns(u, instrument)
-    return ArraySource(image, noise, columns, conditions, observed=observed, device=device)
+    error = _label_errors(path, theta, u.zred) if draw_labels else None
+    return ArraySource(image, noise, columns, conditions, observed=observed, theta_error=error, device=device)
+
+
+def _label_errors(
+    path: Path, theta: Float[Tensor, "image theta"], zred: Float[Tensor, " image"]
+) -> Float[Tensor, "image theta 2"]:
+    """Widths of the labels' errors in an HDF5 file, on the scale of `theta_columns`."""
+    import h5py
+
+    middle = theta.double().numpy()
+    ends = [np.full(middle.shape, np.nan) for _ in range(2)]
+    with h5py.File(path, "r") as file:
+        names = [(i, f"{name}_{p}", end) for i, name in enumerate(THETA)
+                 for p, end in zip(("p16", "p84"), ends, strict=True)]  # fmt: skip
+        if not any(name in file for _, name, _ in names):
+            raise DataError(
+                f"{path} has no errors of labels (`logmass_p16`, `logmass_p84`, ...) to draw from."
+            )
+        for i, name, end in names:
+            if name in file:
+                end[:, i] = file[name][()]
+    span = np.array([high - low for low, high in RANGE.values()]) * np.ones(middle.shape)
+    age = list(THETA).index("mwa")
+    span[:, age] *= age_universe_gyr(zred).double().numpy()
+    return scaled_errors(middle, ends[0], ends[1], span)
 
 
 def read_survey_images(path: Path, instrument: Instrument) -> SurveyImages:

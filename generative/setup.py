@@ -81,7 +81,7 @@ def set_up(config: TrainConfig, base: Path, device: str = "cpu") -> Setup:
         source: Source = (
             SimulatedSource(chosen, device=device)
             if data.source == "simulate"
-            else read_multimodal_universe(base / data.path, chosen, device)
+            else read_multimodal_universe(base / data.path, chosen, device, draw_labels=data.draw_labels)
         )
         batch = source.held_out(512, generator) if data.source == "simulate" else source.batch(512, generator)
         preparation = _started(config) or fit_preparation(batch.image, batch.noise, batch.observed)

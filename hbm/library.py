@@ -32,6 +32,7 @@ PROPERTIES = ("logmass", "logssfr", "mwa", "logzsol", "dust2", "gas_logu")
 """What image models know, in their order."""
 
 _BLOCK = 4096
+_STREAM = 0x11B
 _LOGMASS = 10.0
 """At which fluxes are computed."""
 _N_MASS = 48
@@ -131,7 +132,8 @@ def make_library(data: GalaxyData, config: ModelConfig, n: int, *, seed: int = 0
         raise ValueError("`config` must have a fixed error floor, no outliers and no free zero points.")
     if n < 1:
         raise ValueError(f"`n` must be at least 1, got {n}.")
-    root = jax.random.key(seed)
+    # Apart from the keys of other modules: with the same seed they would draw the same galaxies.
+    root = jax.random.fold_in(jax.random.key(seed), _STREAM)
     parts = []
     for block in range(math.ceil(n / _BLOCK)):
         keys = jax.random.split(jax.random.fold_in(root, block), _BLOCK)

@@ -341,7 +341,8 @@ def ingest_records(
 ) -> Ingested:
     """Stamps of all galaxies of a Multimodal Universe file, which must have redshifts and names.
 
-    Of ``source``, ``pixel_scale`` and ``fwhm`` are for records without their own, and ``extinction`` for all.
+    Of ``source``, ``pixel_scale``, ``fwhm`` and ``zero_point`` are for records that do not tell, and
+    ``extinction`` for all.
 
     Raises
     ------
@@ -353,7 +354,7 @@ def ingest_records(
     import h5py
 
     source = source or Source()
-    for option in ("survey", "zero_point", "stars", "psf", "hdu"):
+    for option in ("survey", "stars", "psf", "hdu"):
         if getattr(source, option) not in (None, False, {}):
             raise IngestError(
                 f"`{option}` does not apply to {path}: HDF5 files say it, or have no place for it."
@@ -376,7 +377,9 @@ def ingest_records(
                 e
                 if e.fwhm is not None
                 else dataclasses.replace(e, fwhm=_by_band(source.fwhm, plain_band(e.band)))
-                for e in read_record(path, row, default_scale=source.pixel_scale)
+                for e in read_record(
+                    path, row, default_scale=source.pixel_scale, zero_point=source.zero_point
+                )
             ]
             exposures = without_extinction(exposures, source.extinction or {})
             stamp = make_stamp(exposures, instrument, zred=known, name=name, options=options, seed=seed)

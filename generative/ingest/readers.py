@@ -186,12 +186,15 @@ def _survey_of(header: Mapping[str, Any], zero_point: float | None) -> Survey:
         return "generic"
 
 
-def read_record(path: Path, row: int, *, default_scale: float | None = None) -> list[Exposure]:
+def read_record(
+    path: Path, row: int, *, default_scale: float | None = None, zero_point: float | None = None
+) -> list[Exposure]:
     """Exposures of one galaxy in an HDF5 file of the Multimodal Universe (arXiv:2412.02527).
 
-    Pixels are nanomaggies, as the Legacy Surveys' and HSC's records are (``image_array``, ``image_band``,
-    ``image_ivar``, ``image_mask``, ``image_psf_fwhm``, ``image_scale``); of HSC's, whose zero point is 27,
-    the bands' names say so.
+    Read are ``image_array``, ``image_band``, ``image_ivar``, and, if there, ``image_mask``, ``bit_mask``,
+    ``image_psf_fwhm`` and ``image_scale``. Pixels of ugrizy are nanomaggies, as the Legacy Surveys' are; of
+    HSC's, whose zero point is 27, the bands' names say so; of other bands ``zero_point`` must (JWST's are
+    10 nJy, 28.9).
 
     Parameters
     ----------
@@ -201,11 +204,13 @@ def read_record(path: Path, row: int, *, default_scale: float | None = None) -> 
         Number of the galaxy.
     default_scale
         arcsec per pixel, if the file has no ``image_scale``.
+    zero_point
+        AB magnitude of one unit of the pixels, if the bands' names do not tell.
 
     Raises
     ------
     FileNotFoundError, IngestError
-        If the file is not there or lacks a data set, or there is no such row.
+        If the file is not there or lacks a data set, there is no such row, or the unit is not known.
     """
     import h5py
 
@@ -221,7 +226,7 @@ def read_record(path: Path, row: int, *, default_scale: float | None = None) -> 
                 raise IngestError(f"`row` must be below {len(file['image_array'])}, got {row}.")
             content = {
                 name: file[name][row]
-                for name in (*names, "image_mask", "image_psf_fwhm", "image_scale", "ra", "dec")
+                for name in (*names, *_RECORD)
                 if name in file and len(file[name].shape) > 0
             }
     except OSError as error:
@@ -231,13 +236,16 @@ def read_record(path: Path, row: int, *, default_scale: float | None = None) -> 
     if scale is None or not scale > 0:
         raise IngestError(f"{path} has no `image_scale`: give the arcsec per pixel.")
     bands = [b.decode() if isinstance(b, bytes) else str(b) for b in np.atleast_1d(content["image_band"])]
-    factor = from_zero_point(27.0) if all(b.lower().startswith("hsc") for b in bands) else 1e-9
+    factor = _record_unit(bands, zero_point, path)
     position = {name: float(content[name]) for name in ("ra", "dec") if name in content}
     result = []
     for i, name in enumerate(bands):
         good = np.isfinite(array[i]) & (ivar[i] > 0)
-        if "image_mask" in content:
-            good &= np.asarray(content["image_mask"][i], bool)
+        for key, is_good in (("image_mask", True), ("bit_mask", False)):
+            if key in content:
+                mask = np.asarray(content[key])
+                mask = mask if mask.ndim == 2 else mask[i]  # one for all bands, or one for each
+                good &= mask.astype(bool) == is_good
         if not good.any():
             continue
         error_image = np.where(good, factor / np.sqrt(np.where(ivar[i] > 0, ivar[i], 1.0)), np.nan)
@@ -258,6 +266,27 @@ def read_record(path: Path, row: int, *, default_scale: float | None = None) -> 
     if not result:
         raise IngestError(f"{path} has no usable pixel in row {row}.")
     return result
+
+
+_RECORD = ("image_mask", "bit_mask", "image_psf_fwhm", "image_scale", "ra", "dec")
+"""What a record may have besides."""
+
+
+def _record_unit(bands: list[str], zero_point: float | None, path: Path) -> float:
+    """Maggies per unit of a record's pixels."""
+    if zero_point is not None:
+        return from_zero_point(zero_point)
+    if all(b.lower().startswith("hsc") for b in bands):
+        return from_zero_point(27.0)
+    other = [
+        b for b in bands if b.lower().replace("-", "_").rstrip("0").split("_")[-1] not in tuple("ugrizy")
+    ]
+    if other:
+        raise IngestError(
+            f"`zero_point` must be given for {path}: the unit of {other[0]} is not known. JWST's records are "
+            "in 10 nJy: 28.9."
+        )
+    return 1e-9
 
 
 def _science(hdus: Any, path: Path, hdu: int | None) -> Any:

@@ -1,7 +1,8 @@
 """What is in a field: the galaxy, its neighbours, and the sky between them; and the galaxy's flux.
 
 Detection is image segmentation with photutils. Total fluxes are of an elliptical aperture of 2.5 Kron radii
-(Kron 1980, ApJS 43, 305), the same in all bands. It holds 94 to 99 % of a galaxy's light.
+(Kron 1980, ApJS 43, 305), the same in all bands. It holds 94 to 99 % of the light of discs, less of
+de Vaucouleurs profiles.
 """
 
 import math

@@ -90,6 +90,8 @@ class Stamp:
     """Of sky noise with its correlations and of the sky's level; without the galaxy's own photons."""
     flux_field: Float[np.ndarray, " band"]
     """Maggies: in the whole aperture."""
+    filters: tuple[str, ...]
+    """Filter that each flux is of, sedpy's name: the survey's where it is known, else the instrument's."""
     flags: tuple[Flag, ...]
     steps: tuple[Step, ...] = field(default=(), repr=False)
 
@@ -177,6 +179,36 @@ def make_stamp(
 def plain_band(name: str) -> str:
     """Letter or short name of a filter: ``sdss_g0``, ``DES-G`` and ``g`` are ``g``."""
     return name.lower().replace("-", "_").rstrip("0").split("_")[-1]
+
+
+def survey_filter(survey: str, name: str, band: str) -> str:
+    """Filter of a flux: that of the survey, if it is known by its name or that of its band.
+
+    Parameters
+    ----------
+    survey
+        As in `Exposure`.
+    name
+        Of the exposure's band.
+    band
+        The instrument's band that it stands for, which is the answer otherwise.
+    """
+    letter = plain_band(name)
+    of_name = next((s for s in _FILTERS if name.lower().startswith(s)), survey)
+    start, letters, end = _FILTERS.get(of_name, ("", "", ""))
+    return next((f"{start}{known}{end}" for known in letters if known.lower() == letter), band)
+
+
+_FILTERS = {
+    "sdss": ("sdss_", "ugriz", "0"),
+    "legacy": ("decam_", "griz", ""),
+    "des": ("decam_", "grizY", ""),
+    "panstarrs": ("panstarrs_", "grizy", ""),
+    "ps1": ("panstarrs_", "grizy", ""),
+    "hsc": ("hsc_", "grizy", ""),
+}
+"""Beginning, bands and end of sedpy's names of a survey's filters. North of +32 degrees the Legacy Surveys'
+are those of BASS and MzLS, for which sedpy has none."""
 
 
 def _by_band(exposures: Sequence[Exposure], instrument: Instrument) -> list[Exposure | None]:
@@ -283,6 +315,7 @@ def _assemble(
     in_stamp = np.zeros(wide.shape, bool)
     in_stamp[part] = True
     n_band = instrument.n_band
+    filters = list(instrument.bands)
     image, observed = np.full((n_band, n, n), np.nan), np.zeros((n_band, n, n), bool)
     noise, fwhm, flux, flux_err, flux_field = (np.full(n_band, np.nan) for _ in range(5))
     looked = [
@@ -295,6 +328,15 @@ def _assemble(
         if view is None or exposure is None:
             continue
         b, band, sky = view.band, instrument.bands[i], levels[i]
+        filters[i] = survey_filter(exposure.survey, exposure.band, band)
+        if filters[i] != band:
+            flags.append(
+                Flag(
+                    "other_filter",
+                    f"the image is of {filters[i]}, {instrument.name} of {band}: its flux is written as that "
+                    "of its own filter, but the image model takes it for the other",
+                )
+            )
         if sky.n_pixel == 0:
             flags.append(Flag("no_sky", f"too little sky to measure it in {band}: that of the file is kept"))
         measured = measured_noise(view.image, found.sky & b.good)
@@ -390,7 +432,7 @@ def _assemble(
     titles = ("as it came", "blurred, resampled", "sky off, neighbours out", "stamp")
     return Stamp(
         name, ra, dec, zred, instrument.bands, image, noise, observed, fwhm, flux, flux_err, flux_field,
-        tuple(flags), tuple(Step(t, s) for t, s in zip(titles, steps, strict=True)),
+        tuple(filters), tuple(flags), tuple(Step(t, s) for t, s in zip(titles, steps, strict=True)),
     )  # fmt: skip
 
 

@@ -104,16 +104,21 @@ def write_stamps(stamps: Sequence[Stamp], instrument: Instrument, path: Path) ->
 def flux_table(stamps: Sequence[Stamp], rejected: dict[str, str] | None = None) -> Any:
     """`astropy.table.Table` as `hbm.read_catalog` reads it, with positions, conditions and flags.
 
-    Columns ``id``, ``zred``, and for each band the total flux and ``_err`` in maggies; then ``ra``, ``dec``,
+    Columns ``id``, ``zred``, and for each filter that images were taken with (`Stamp.filters`) the total flux
+    and ``_err`` in maggies, nan for galaxies without; then ``ra``, ``dec``, and for the instrument's bands
     ``<band>_in_stamp`` (the flux that is in the stamp), ``<band>_fwhm`` (arcsec), ``<band>_noise`` (maggies
     per pixel), ``flags`` and their text. Galaxies that were refused are in ``meta["rejected"]``.
     """
     from astropy.table import Table
 
     table = Table({"id": [s.id for s in stamps], "zred": [s.zred for s in stamps]})
-    for i, band in enumerate(stamps[0].bands if stamps else ()):
-        table[band] = [s.flux_field[i] for s in stamps]
-        table[f"{band}_err"] = [s.flux_err[i] for s in stamps]
+    by_band = zip(*(s.filters for s in stamps), strict=True)
+    for name in dict.fromkeys(name for names in by_band for name in names):
+        place = [s.filters.index(name) if name in s.filters else None for s in stamps]
+        for column, values in ((name, "flux_field"), (f"{name}_err", "flux_err")):
+            table[column] = [
+                np.nan if i is None else getattr(s, values)[i] for s, i in zip(stamps, place, strict=True)
+            ]
     table["ra"], table["dec"] = [s.ra for s in stamps], [s.dec for s in stamps]
     for i, band in enumerate(stamps[0].bands if stamps else ()):
         table[f"{band}_in_stamp"] = [s.flux[i] for s in stamps]

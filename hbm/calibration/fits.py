@@ -286,12 +286,14 @@ class Fitter:
 
 
 _draw_block = jax.jit(draw_prior, static_argnums=1)
+_STREAM = 0x9001
 
 
 def prior_pool(data: GalaxyData, config: ModelConfig, names: Sequence[str], n: int, seed: int) -> np.ndarray:
     """Draws of the prior at a galaxy's redshift, (draw, quantity), in single precision."""
     parts = []
-    root = jax.random.key(seed)
+    # Apart from those of `hbm.sbc.simulate`: with its seed, the pool would hold the truths themselves.
+    root = jax.random.fold_in(jax.random.key(seed), _STREAM)
     for block in range(-(-n // _BLOCK)):
         keys = jax.random.split(jax.random.fold_in(root, block), _BLOCK)
         drawn = jax.device_get(_draw_block(data, config, keys))

@@ -1,5 +1,6 @@
 """Posterior draws of many galaxies under the interim prior, and its density, which is divided out."""
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -47,6 +48,13 @@ def gather_draws(results: Sequence[FitResult], *, n_draw: int = 400) -> Posterio
     """
     if not results:
         raise ValueError("`results` is empty: there is nothing to infer from.")
+    n_shared = sum(r.provenance.model_config.get("method") == "importance" for r in results)
+    if n_shared > 1:
+        warnings.warn(
+            f"{n_shared} results are of `hbm.quick_fit`, whose galaxies share draws of the prior: their "
+            "Monte Carlo errors add up instead of averaging out, unknown to `variance`. Use `hbm.fit`.",
+            stacklevel=2,
+        )
     config = config_of(results[0])
     if config.sfh != "binned" or not config.nebular:
         raise ValueError("`results` must be of binned star formation histories with nebular emission.")
@@ -71,6 +79,15 @@ def gather_draws(results: Sequence[FitResult], *, n_draw: int = 400) -> Posterio
         rows["age_universe"].append(np.full(n_draw, float(cosmology.age_np(result.zred))))
     properties = {name: jnp.asarray(np.stack(value), jnp.float32) for name, value in rows.items()}
     return PosteriorDraws(tuple(r.galaxy_id for r in results), properties, config.prior)
+
+
+def prior_range(name: str, prior: InterimPrior) -> tuple[float, float]:
+    """Ends of a property under the interim prior."""
+    ends: dict[str, tuple[float, float]] = {
+        "logmass": prior.logmass, "logssfr": prior.logssfr, "logzsol": prior.logzsol,
+        "dust2": (0.0, prior.dust2[2]), "gas_logu": prior.gas_logu[2:],
+    }  # fmt: skip
+    return ends[name]
 
 
 def interim_log_prob(

@@ -3,8 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
+from hbm.config import InterimPrior
 from hbm.population.chains import Progress
-from hbm.population.draws import PosteriorDraws
+from hbm.population.draws import PROPERTIES, PosteriorDraws, prior_range
 from hbm.population.gibbs import GibbsConfig
 from hbm.population.joint import JointConfig
 from hbm.population.relations import Population
@@ -14,6 +15,7 @@ from hbm.population.selection import Selection
 from hbm.population.survey import Survey
 from hbm.population.together import fit_together, reporter
 
+_ROUNDING = 1e-4
 Method = Literal["reweight", "joint", "gibbs"]
 
 
@@ -64,13 +66,16 @@ def fit_population(
     Raises
     ------
     ValueError
-        If the hyperprior excludes a galaxy (none of its draws has any density there), a method is given draws
+        If the hyperprior excludes a galaxy (none of its draws has any density there), a relation reaches
+        beyond the interim prior, where no galaxy's posterior could be, a method is given draws
         where it needs a survey or switches of another method, or the checkpoint is of other settings or data.
     FileExistsError
         If the checkpoint exists and ``resume`` is False.
     """
     if method not in ("reweight", "joint", "gibbs"):
         raise ValueError(f"`method` must be 'reweight', 'joint' or 'gibbs', got {method!r}.")
+    prior = draws.draws.prior if isinstance(draws, Survey) else draws.prior
+    _refuse_wider(population, prior)
     if method == "reweight":
         if checkpoint is not None:
             raise ValueError("`checkpoint` is for `method` 'joint' and 'gibbs', got 'reweight'.")
@@ -96,3 +101,18 @@ def fit_population(
         n_chain=n_chain, seed=seed, progress=progress, sampler=sampler,
         checkpoint=None if checkpoint is None else Path(checkpoint), resume=resume,
     )  # fmt: skip
+
+
+def _refuse_wider(population: Population, prior: InterimPrior) -> None:
+    """Refuse relations over ranges that the galaxies' posteriors could not reach."""
+    for relation in population.relations:
+        if relation.property not in PROPERTIES:
+            continue
+        least, most = prior_range(relation.property, prior)
+        low, high = getattr(relation, "low", least), getattr(relation, "high", most)
+        if low < least - _ROUNDING or high > most + _ROUNDING:
+            raise ValueError(
+                f"`population` must stay within the interim prior of the galaxies, but its relation of "
+                f"{relation.property} reaches from {low:g} to {high:g}, the prior {least:g} to {most:g}: "
+                "posteriors hold nothing beyond: narrow the relation, or fit with a wider prior."
+            )

@@ -327,7 +327,8 @@ def _provabgs(path: Path, info: Path | None) -> PropertyTable:
 def _threedhst(path: Path, info: Path | None) -> PropertyTable:
     """3D-HST: masses of FAST (surviving), rates of UV and infrared light (100 Myr) of the ``.dat``; Chabrier.
 
-    Rows with ``use_phot`` 0 are left out. FAST's masses have errors only where ``l68_lmass`` is there.
+    Rows with ``use_phot`` 0 are left out, and rates without infrared light (``sfr_IR``). FAST's masses have
+    errors only where ``l68_lmass`` is there.
     """
     del info
     fast = read_table(path.with_suffix(".fout")) if path.suffix != ".fout" else _commented(path)
@@ -356,6 +357,9 @@ def _threedhst(path: Path, info: Path | None) -> PropertyTable:
     rate = column(rates, "sfr", path)
     with np.errstate(invalid="ignore", divide="ignore"):
         log_rate = np.where(rate > 0, np.log10(rate), np.nan)
+    if has(rates, "sfr_IR"):
+        # Without infrared light the rate is that of the ultraviolet as it is, without what dust absorbs.
+        log_rate = np.where(column(rates, "sfr_IR", path) > 0, log_rate, np.nan)
     if has(rates, "use_phot"):
         unusable = column(rates, "use_phot", path) != 1
         made[unusable], log_rate[unusable] = np.nan, np.nan

@@ -31,6 +31,7 @@ from sed.likelihood import photometry_loglike
 
 _LOGMASS = 10.0
 """At which fluxes of draws are computed."""
+_STREAM = 0x2ED
 _FLOOR_FREE = 0.05
 _OUTLIERS = 0.05
 _MASS_STEP = (0.01, 0.5)
@@ -95,7 +96,7 @@ def make_table(
     n_node = max(3, int(np.ceil((high - low) / step)) + 1)
     zgrid = np.expm1(np.linspace(low, high, n_node))
     zgrid[0], zgrid[-1] = limits
-    root = jax.random.key(seed)
+    root = jax.random.fold_in(jax.random.key(seed), _STREAM)  # apart from the keys of `hbm.sbc.simulate`
     nodes, drawn = [], []
     one = catalog.select([0])
 

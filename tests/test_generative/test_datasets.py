@@ -45,6 +45,26 @@ def test_folder_with_labels(folder: Path) -> None:
     np.testing.assert_allclose(sorted(known.tolist()), [0.1 * i for i in range(8) if i != 3], atol=1e-5)
 
 
+def test_labels_are_drawn_from_their_errors(folder: Path) -> None:
+    """Two halves of a normal distribution for training; held-out images keep the medians."""
+    lines = ["objID,oh_p50,oh_p50_p16,oh_p50_p84"] + [f"{100 + i},8.5,8.45,8.7" for i in range(11)]
+    (folder / "table.csv").write_text("\n".join(lines) + "\n")
+    config = DataConfig("folder", path="pictures", labels={"oh_p50": (7.5, 9.5)}, draw_labels=True)
+    source = read_folder(config, folder / "pictures", folder / "table.csv")
+    assert not source.held_out(1, generator()).theta.nan_to_num().any()
+    drawn = torch.cat([source.batch(500, generator(i)).theta[:, 0] for i in range(20)])
+    known = drawn[~drawn.isnan()].numpy()
+    assert np.isnan(drawn.numpy()).mean() == pytest.approx(1 / 11, abs=0.1)  # the one without a row, if any
+    below, above = known[known < 0], known[known > 0]
+    assert len(below) / len(known) == pytest.approx(0.5, abs=0.03)
+    assert np.sqrt(np.mean(below**2)) == pytest.approx(0.05, rel=0.05)  # on the scale of (-1, 1) for 2 dex
+    assert np.sqrt(np.mean(above**2)) == pytest.approx(0.2, rel=0.05)
+    assert np.abs(known).max() <= 1
+    missing = DataConfig("folder", path="x", labels={"oh_p50_p16": (7.0, 10.0)}, draw_labels=True)
+    with pytest.raises(DataError, match="no column 'oh_p50_p16_p16'"):
+        read_folder(missing, folder / "pictures", folder / "table.csv")
+
+
 def test_folder_without_labels_is_unconditional(folder: Path) -> None:
     source = read_folder(DataConfig("folder", path="pictures", n_pixel=8), folder / "pictures", None)
     batch = source.batch(5, generator())

@@ -155,7 +155,7 @@ def test_a_file_of_the_multimodal_universe(tmp_path: Path) -> None:
         file["image_scale"] = np.full((1, 4), 0.262, np.float32)
         file["Z"] = np.asarray([0.12])
     wrong = ["image", str(path), "--out", str(tmp_path / "stamps.h5")]
-    for option, value in (("--zero-point", "22"), ("--ra", "3"), ("--survey", "des"), ("--fwhm", "stars")):
+    for option, value in (("--ra", "3"), ("--survey", "des"), ("--fwhm", "stars")):
         refused = CliRunner().invoke(app, [*wrong, option, value])
         assert refused.exit_code == 1, refused.output
         assert "must not be given" in refused.output or "does not apply" in refused.output

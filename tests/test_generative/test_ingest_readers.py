@@ -196,3 +196,21 @@ def test_multimodal_universe_record(tmp_path: Path) -> None:
     assert second.fwhm == pytest.approx(1.2)
     with pytest.raises(IngestError, match="below 2"):
         read_record(path, 2)
+
+
+def test_records_of_other_units_and_masks(tmp_path: Path) -> None:
+    path = tmp_path / "jwst.h5"
+    one, two = np.ones((1, 20, 20), bool), np.zeros((1, 2, 20, 20), np.int32)
+    one[0, 3, 4], two[0, 1, 5, 6] = False, 8
+    with h5py.File(path, "w") as file:
+        file["image_array"] = np.ones((1, 2, 20, 20), np.float32)
+        file["image_band"] = np.asarray([["F115W", "F200W"]], dtype="S")
+        file["image_ivar"] = np.ones((1, 2, 20, 20), np.float32)
+        file["image_scale"] = np.full((1, 2), 0.04, np.float32)
+        file["image_mask"], file["bit_mask"] = one, two
+    with pytest.raises(IngestError, match=r"`zero_point` must be given .* F115W .* 10 nJy: 28\.9"):
+        read_record(path, 0)
+    first, second = read_record(path, 0, zero_point=28.9)
+    assert first.image[0, 0] == pytest.approx(1e-8 / 3631, rel=2e-4)  # AB: 3631 Jy
+    assert np.argwhere(~first.good).tolist() == [[3, 4]]
+    assert np.argwhere(~second.good).tolist() == [[3, 4], [5, 6]]

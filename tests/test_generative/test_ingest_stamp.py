@@ -13,7 +13,7 @@ from generative.ingest.checks import domain_flags
 from generative.ingest.exposure import Exposure, plain_wcs
 from generative.ingest.psf import blur_sigma, fitted_fwhm, moffat_image, point_source
 from generative.ingest.sources import light_beyond
-from generative.ingest.stamp import IngestOptions, Stamp, make_stamp
+from generative.ingest.stamp import IngestOptions, Stamp, make_stamp, survey_filter
 from generative.ingest.stars import measured_fwhm
 from generative.ingest.store import flux_table, write_flux_table, write_stamps
 from generative.instrument import HST_F814W, SDSS_GRIZ
@@ -286,13 +286,36 @@ def test_files_are_read_back(tmp_path: Path, stamp: Stamp) -> None:
     assert np.allclose(read.image[0].numpy()[stamp.observed], stamp.image[stamp.observed] * 1e9, rtol=1e-5)
     table = tmp_path / "stamps.fluxes.ecsv"
     write_flux_table([stamp], table, {"two": "no image"})
-    assert list(read_catalog(table).filter_names) == list(SDSS_GRIZ.bands)
+    # The Legacy Surveys' filters, which the image was taken with, not those of the instrument.
+    assert read_catalog(table).filter_names == ("decam_g", "decam_r", "decam_i", "decam_z")
+    other = dataclasses.replace(stamp, id="other", filters=("sdss_g0", "sdss_r0", "decam_i", "sdss_z0"))
+    both = flux_table([stamp, other])
+    assert np.isnan(both["sdss_g0"]).tolist() == [True, False]
+    assert both["sdss_g0"][1] == both["decam_g"][0] == stamp.flux_field[0]
+    assert not np.isnan(both["decam_i_err"]).any()
     assert flux_table([stamp], {"two": "no image"}).meta["rejected"] == {"two": "no image"}
     with pytest.raises(IngestError, match="repeats"):
         write_stamps([stamp, stamp], SDSS_GRIZ, path)
     with h5py.File(path) as file:
         assert file.attrs["instrument"] == "sdss-griz"
     assert [p.name for p in sorted(tmp_path.iterdir())] == ["stamps.fluxes.ecsv", "stamps.h5"]
+
+
+def test_filters_of_surveys_are_those_that_sedpy_has() -> None:
+    from sed.filters import load_filters
+
+    named = [
+        ("sdss", "u"),
+        ("legacy", "z"),
+        ("des", "Y"),
+        ("panstarrs", "y"),
+        ("hsc", "i"),
+        ("generic", "DES-G"),
+    ]
+    filters = [survey_filter(survey, name, "sdss_g0") for survey, name in named]
+    assert filters == ["sdss_u0", "decam_z", "decam_Y", "panstarrs_y", "hsc_i", "decam_g"]
+    load_filters(filters)
+    assert survey_filter("hst", "F814W", "acs_wfc_f814w") == "acs_wfc_f814w"
 
 
 def test_stars_tell_the_width() -> None:

@@ -211,6 +211,11 @@ def test_bad_input_is_refused() -> None:
     high = Population((Schechter(11.9, 12.0),))
     with pytest.raises(ValueError, match=r"must give every galaxy some density, but [345] have none"):
         fit_population(draws, high)
+    wide = Population((Schechter(PRIOR.logmass[0] - 0.5, PRIOR.logmass[1]),))
+    with pytest.raises(
+        ValueError, match=r"must stay within the interim prior .* relation of logmass reaches"
+    ):
+        fit_population(draws, wide)
     for bad in (lambda g: 2 * g["logmass"], lambda g: 0 * g["logmass"], lambda _: jnp.zeros(3)):
         with pytest.raises(ValueError, match="`detection` must give a probability"):
             selection_by(bad, np.array([AGE]), PRIOR, Population((Schechter(),)), n_draw=100)

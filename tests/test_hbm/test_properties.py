@@ -6,6 +6,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from astropy.io import fits
 from astropy.table import Table
 from typer.testing import CliRunner
@@ -226,9 +227,9 @@ def test_dataset_from_the_command_line_trains(tmp_path: Path) -> None:
     names = np.arange(10**18, 10**18 + n)
     mass = np.where(np.arange(n) == 3, 6.0, 10.0)
     columns = {
-        f"{name}_{p}": v
+        f"{name}_{p}": v + offset
         for name, v in (("lgm_tot", mass), ("specsfr_tot", np.full(n, -10.0)))
-        for p in ("p16", "p50", "p84")
+        for p, offset in (("p16", -0.1), ("p50", 0.0), ("p84", 0.2))
     }
     Table({"specObjID": names, "z": np.full(n, 0.1), "ra": ra, "dec": dec, **columns}).write(
         tmp_path / "c.fits"
@@ -257,7 +258,17 @@ def test_dataset_from_the_command_line_trains(tmp_path: Path) -> None:
     assert len(together) == len(set(together)) == n
     with sets["train"] as file:
         assert {"logmass", "logmass_p16", "logmass_p84", "logssfr"} <= set(file)
-    assert read_multimodal_universe(out / "test.h5", SDSS_GRIZ) is not None  # reads what was written
+    plain = read_multimodal_universe(out / "test.h5", SDSS_GRIZ)  # reads what was written
+    drawn = read_multimodal_universe(out / "test.h5", SDSS_GRIZ, draw_labels=True)
+    first, second = (
+        torch.cat([s.batch(200, torch.Generator().manual_seed(i)).theta[:, 0] for i in range(20)])
+        for s in (plain, drawn)
+    )
+    offset = (second - first[~first.isnan()].median()).numpy() * (12.0 - 8.5) / 2  # dex
+    offset = offset[np.isfinite(offset)]
+    # The catalogue's errors, with 0.02 dex for the mass that stars have lost.
+    assert np.sqrt(np.mean(offset[offset < 0] ** 2)) == pytest.approx(np.hypot(0.1, 0.02), rel=0.06)
+    assert np.sqrt(np.mean(offset[offset > 0] ** 2)) == pytest.approx(np.hypot(0.2, 0.02), rel=0.06)
     for file in sets.values():
         file.close()
 
@@ -276,4 +287,9 @@ def test_3dhst_lies_on_the_main_sequence() -> None:
     assert forming.sum() > 20
     assert np.median(np.abs(rate - sequence)[forming]) < 0.5
     assert np.nanmax(mass) < 12.2
+    rates = Table.read(REAL / "hst3d" / "COSMOS_td.dat", format="ascii.commented_header", header_start=0)
+    infrared = dict(zip(map(str, rates["phot_id"]), rates["sfr_IR"], strict=True))
+    dark = np.array([infrared[name] <= 0 for name in table.id])
+    assert dark.any()
+    assert not np.isfinite(specific[dark]).any()
     assert np.all((table.ra > 149.9) & (table.ra < 150.4))
