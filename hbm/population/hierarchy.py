@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from hbm.mixture import Mixture
 from hbm.population.draws import interim_log_prob
 from hbm.population.relations import Hyper, Population
-from hbm.population.selection import Selection
+from hbm.population.selection import Selection, least_effective
 from hbm.population.survey import GalaxyPoint, Shared, Survey
 from hbm.population.unknowns import Unknowns
 from hbm.spread import Spread
@@ -71,6 +71,18 @@ class Hierarchy:
         self.n_shared = self._unknowns.n
         start = self.drawn(jnp.zeros(self.n_shared))
         zero = jnp.zeros(len(survey.id))
+        self._least = 0.0
+        if selection is not None:
+            vectors = jnp.concatenate(
+                [
+                    jnp.zeros((1, self.n_shared)),
+                    0.3 * jax.random.normal(jax.random.key(seed), (4, self.n_shared)),
+                ]
+            )
+            usual = jax.jit(
+                lambda x: jax.lax.map(lambda v: selection.effective(population, self.drawn(v).hyper), x)
+            )
+            self._least = float(least_effective(len(survey.id), usual(vectors)))
         arrays = Arrays(survey.data, survey.mean, survey.chol, survey.proposal, selection, zero)
         point: GalaxyPoint = jax.jit(self._at)(survey.start[:, 0], start.calibration, arrays)
         finite = jnp.isfinite(point.potential)
@@ -120,7 +132,7 @@ class Hierarchy:
         """The terms without galaxies: priors and selection."""
         energy = -drawn.log_prior
         if arrays.selection is not None:
-            detected = arrays.selection.log_detected(self.population, drawn.hyper)
+            detected = arrays.selection.log_detected(self.population, drawn.hyper, self._least)
             energy = energy + len(self.survey.id) * detected
         return energy
 

@@ -30,7 +30,7 @@ from hbm.population.hierarchy import refuse_excluded
 from hbm.population.importance import ImportanceConfig, ImportanceDraws, optima, sample
 from hbm.population.relations import Hyper, Population, Relation, with_published
 from hbm.population.result import PopulationResult, judged
-from hbm.population.selection import Selection
+from hbm.population.selection import Selection, least_effective
 from hbm.population.unknowns import Unknowns
 from hbm.spread import Spread, spread_over_devices
 
@@ -68,6 +68,8 @@ class Stored(NamedTuple):
     log_interim: Float[Array, "galaxy draw"]
     """Log density of the described properties under the interim prior."""
     selection: Selection | None
+    least: Float[Array, ""]
+    """Effective draws of the selection that hyperparameters need (`hbm.population.selection`)."""
     reference: Float[Array, " galaxy"]
     """Subtracted from the log-likelihood of each galaxy: a large sum would cost digits."""
 
@@ -128,7 +130,7 @@ class Reweighting:
         """Log-likelihood of each galaxy, given that it was measured."""
         each = logsumexp(self.log_weight(hyper, stored), axis=1)
         if stored.selection is not None:
-            each = each - stored.selection.log_detected(self.population, hyper)
+            each = each - stored.selection.log_detected(self.population, hyper, stored.least)
         return each
 
     def _prepared(
@@ -139,8 +141,18 @@ class Reweighting:
         Also the largest weight of each galaxy, where it is least over some starting points.
         """
         log_interim = interim_log_prob(draws, prior, self.population.properties)
-        stored = Stored(with_published(draws), log_interim, selection, jnp.zeros(log_interim.shape[0]))
+        n_galaxy = log_interim.shape[0]
         hyper, _, _ = self.unknowns.drawn(jnp.zeros(self.unknowns.n))
+        least = jnp.zeros(())
+        if selection is not None:
+
+            def effective(vector: Array) -> Array:
+                return selection.effective(self.population, self.unknowns.drawn(vector)[0])
+
+            middle = jnp.zeros((1, self.unknowns.n))
+            usual = jax.lax.map(effective, jnp.concatenate([middle, start]))
+            least = least_effective(n_galaxy, usual)
+        stored = Stored(with_published(draws), log_interim, selection, least, jnp.zeros(n_galaxy))
         reference = self._each(hyper, stored)
         stored = stored._replace(reference=jnp.where(jnp.isfinite(reference), reference, 0.0))
 

@@ -8,6 +8,10 @@ For N galaxies that were measured because their *data* passed a cut, the likelih
 
 (Loredo 2004; Mandel, Farr & Gair 2019, MNRAS 486, 1086; the number of galaxies is marginalised with a prior
 1 / number). The sum is over draws from a broad q, the same for all hyperparameters, and differentiable.
+
+Far from all draws the sum is of a few of them at most, and far too small: minus N times its logarithm then
+beats any likelihood. Hyperparameters at which fewer draws are effective than `least_effective` says are
+therefore excluded (Farr 2019, Res. Notes AAS 3, 66, asks for four times the number of galaxies).
 """
 
 import functools
@@ -18,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
 from hbm.config import InterimPrior
@@ -34,13 +39,25 @@ class Selection(NamedTuple):
     log_reference: Float[Array, " draw"]
     """Log density q of the properties."""
     log_detection: Float[Array, " draw"]
-    """Log of P(det | theta)."""
+    """Log of P(det | theta) over the probability with which a draw was kept: a constant, -inf for padding."""
 
-    def log_detected(self, population: Population, hyper: Hyper) -> Float[Array, ""]:
-        """Log of P(det | hyperparameters)."""
+    def log_detected(
+        self, population: Population, hyper: Hyper, least: Float[ArrayLike, ""] = 0.0
+    ) -> Float[Array, ""]:
+        """Log of P(det | hyperparameters); infinite where fewer draws than ``least`` are effective."""
         log_weight = self._log_weight(population, hyper)
-        found: Array = logsumexp(log_weight) - np.log(len(log_weight))
-        return found
+        top = jax.lax.stop_gradient(jnp.max(log_weight))
+        weight = jnp.exp(log_weight - jnp.where(jnp.isfinite(top), top, 0.0))
+        total = jnp.sum(weight)
+        is_known = (total > 0) & (total**2 >= least * jnp.sum(weight**2))
+        found = jnp.log(jnp.where(is_known, total, 1.0)) + top - np.log(len(log_weight))
+        return jnp.where(is_known, found, jnp.inf)
+
+    def effective(self, population: Population, hyper: Hyper) -> Float[Array, ""]:
+        """Effective number of draws of the sum (Kish)."""
+        log_weight = self._log_weight(population, hyper)
+        found: Array = jnp.exp(2 * logsumexp(log_weight) - logsumexp(2 * log_weight))
+        return jnp.where(jnp.isfinite(found), found, 0.0)
 
     def weights(self, population: Population, hyper: Hyper) -> Float[Array, " draw"]:
         """What part of P(det | hyperparameters) each draw is."""
@@ -60,6 +77,19 @@ class Selection(NamedTuple):
         described = tuple(r for r in population.relations if r.property in self.galaxies)
         log_prob = Population(described).log_prob(self.galaxies, hyper)
         return log_prob - self.log_reference + self.log_detection
+
+
+_MOST_CHUNKS = 32
+"""Times the number of draws that are tried at most."""
+
+
+def least_effective(n_galaxy: int, usual: Float[Array, " any"]) -> Float[Array, ""]:
+    """Effective draws below which hyperparameters are excluded.
+
+    Four for each galaxy, or a quarter of what some plausible hyperparameters have, if that is less: with too
+    few draws for so many galaxies, `Selection.variance` says so, and the posterior is not to be cut.
+    """
+    return jnp.minimum(4.0 * n_galaxy, 0.25 * jnp.max(usual))
 
 
 def selection_by(
@@ -92,8 +122,8 @@ def selection_by(
         Hyperparameters of ``population``, as the medians of an earlier fit: about them P(det) is least noisy.
         By default the middle of the default population's hyperpriors.
     n_draw
-        Draws of q: half from the interim prior, half with the described properties from the population
-        ``about``. An even number.
+        Measured draws of q, as far as 32 times as many candidates hold them: half of these are from the
+        interim prior, half have the described properties from the population ``about``. An even number.
     seed
         Of the draws.
 
@@ -105,8 +135,6 @@ def selection_by(
     """
     if n_draw < 2 or n_draw % 2:
         raise ValueError(f"`n_draw` must be even and positive, got {n_draw}.")
-    keys = jax.random.split(jax.random.key(seed))
-    age = jnp.asarray(np.random.default_rng(seed).choice(age_universe, n_draw), jnp.float32)
     depends = population.properties if depends is None else depends
     if not depends or not set(depends) <= set(population.properties):
         raise ValueError(
@@ -117,18 +145,52 @@ def selection_by(
     kept_names = tuple(n for n in population.properties if PROPERTIES.index(n) <= last)
     described = _middle_of(prior, population.properties) if about is None else population
     hyper = MIDDLE if about is None else {name: jnp.asarray(value) for name, value in about.items()}
-    galaxies = _drawn(described, prior, hyper, keys, age)
-    probability = jnp.asarray(detection(galaxies))
-    bad = ~((probability >= 0) & (probability <= 1))
-    if probability.shape != age.shape or bool(bad.any()) or not bool((probability > 0).any()):
-        raise ValueError(
-            "`detection` must give a probability between 0 and 1 for each galaxy, above 0 for some, got "
-            f"shape {probability.shape} and values from {probability.min()} to {probability.max()}."
-        )
+    rng = np.random.default_rng(seed)
+    chunks: list[tuple[dict[str, np.ndarray], np.ndarray]] = []
+    total = 0.0
+    while len(chunks) < _MOST_CHUNKS and total < n_draw * max((p.max() for _, p in chunks), default=1.0):
+        root = jax.random.key(seed)
+        keys = jax.random.split(jax.random.fold_in(root, len(chunks)) if chunks else root)
+        age = jnp.asarray(rng.choice(age_universe, n_draw), jnp.float32)
+        galaxies = _drawn(described, prior, hyper, keys, age)
+        probability = np.asarray(detection(galaxies), np.float64)
+        good = (probability >= 0) & (probability <= 1)
+        if probability.shape != age.shape or not good.all() or not (total or (probability > 0).any()):
+            raise ValueError(
+                "`detection` must give a probability between 0 and 1 for each galaxy, above 0 for some, got "
+                f"shape {probability.shape} and values from {probability.min()} to {probability.max()}."
+            )
+        chunks.append((jax.device_get(galaxies), probability))
+        total += float(probability.sum())
+    kept, log_detection = _measured(chunks, n_draw, rng)
     dropped = set(population.properties) - set(kept_names)
-    kept = {name: value for name, value in galaxies.items() if name not in dropped}
-    kept, log_reference = _finished(described, prior, kept_names, hyper, kept)
-    return Selection(kept, log_reference, jnp.log(probability))
+    kept = {name: value for name, value in kept.items() if name not in dropped}
+    found, log_reference = _finished(described, prior, kept_names, hyper, kept)
+    return Selection(found, log_reference, log_detection)
+
+
+def _measured(
+    chunks: Sequence[tuple[dict[str, np.ndarray], np.ndarray]], n_draw: int, rng: np.random.Generator
+) -> tuple[dict[str, Array], Float[Array, " draw"]]:
+    """Draws of q that are measured, as often as they are, and what each stands for: a constant.
+
+    Of K candidates, those that are measured by a coin of probability P / P_max are kept: the sum over them of
+    p / q, times P_max / K, is that over all of P p / q. What is missing to ``n_draw`` is filled with draws of
+    no weight, so that all selections of a size have one shape.
+    """
+    names = tuple(chunks[0][0])
+    every = {name: np.concatenate([galaxies[name] for galaxies, _ in chunks]) for name in names}
+    probability = np.concatenate([p for _, p in chunks])
+    largest = float(probability.max())
+    place = np.flatnonzero(rng.uniform(size=len(probability)) * largest < probability)
+    n_measured = len(place)
+    if n_measured > n_draw:
+        place = np.sort(rng.choice(place, n_draw, replace=False))
+    each = largest * n_measured / len(probability) * n_draw / len(place)
+    rows = np.resize(place, n_draw)
+    weight = np.where(np.arange(n_draw) < len(place), np.log(each), -np.inf)
+    kept = {name: jnp.asarray(value[rows]) for name, value in every.items()}
+    return kept, jnp.asarray(weight, jnp.float32)
 
 
 @functools.lru_cache(maxsize=8)

@@ -29,7 +29,7 @@ from hbm.population import (
 )
 from hbm.population.draws import PROPERTIES, gather_draws, interim_draw, interim_log_prob
 from hbm.population.reweight import Reweighting
-from hbm.population.selection import MIDDLE
+from hbm.population.selection import MIDDLE, least_effective
 from hbm.results import ObservedBands, Provenance, make_result
 
 PRIOR = InterimPrior(logmass=(8.5, 12.0), logssfr=(-13.0, -8.4), logzsol=(-1.5, 0.3), dust2=(0.3, 1.0, 2.5))
@@ -314,3 +314,44 @@ def test_draws_are_gathered_from_results() -> None:
             gather_draws(results, n_draw=50)
     with pytest.raises(ValueError, match="`n_draw` must be at most the number of draws, 200 of a, got 400"):
         gather_draws([stored("a")])
+
+
+def test_selection_holds_measured_draws_only() -> None:
+    """One galaxy in hundreds is measured: P(det) by its integral over mass, from draws that all count."""
+    population = Population((Schechter(*PRIOR.logmass),))
+    mass = np.linspace(*PRIOR.logmass, 20_001)
+    log_prob = population.log_prob({"logmass": jnp.asarray(mass)}, MIDDLE)
+    seen = scipy.stats.norm.cdf((mass - 11.2) / 0.1)
+    expected = np.log(np.trapezoid(np.exp(np.asarray(log_prob, float)) * seen, mass))
+    assert expected < np.log(0.02)
+    found = []
+    for seed in range(20):
+        selection = selection_by(
+            lambda g: jax.scipy.stats.norm.cdf((g["logmass"] - 11.2) / 0.1), np.array([AGE]), PRIOR,
+            population,
+            n_draw=1000, seed=seed,
+        )  # fmt: skip
+        counts = np.isfinite(np.asarray(selection.log_detection))
+        assert counts.mean() > 0.9
+        assert float(selection.effective(population, MIDDLE)) > 150
+        found.append(float(selection.log_detected(population, MIDDLE)) - expected)
+    assert np.mean(found) == pytest.approx(0.0, abs=4 * np.std(found) / np.sqrt(20))
+    assert np.std(found) < 0.1
+
+
+def test_hyperparameters_that_no_draw_tells_of_are_excluded() -> None:
+    """The sum over draws is too small there: without a limit, it would beat any likelihood."""
+    population = Population((MassMetallicity(*PRIOR.logzsol),))
+    selection = selection_by(
+        lambda g: jax.nn.sigmoid(g["logzsol"] / 0.2), np.array([AGE]), PRIOR, population, n_draw=2000
+    )
+    far = dict(MIDDLE) | {"mzr_offset": -5.0, "mzr_scatter": 0.02}
+    assert float(selection.effective(population, MIDDLE)) > 500
+    assert float(selection.effective(population, far)) < 5
+    assert np.isinf(float(selection.log_detected(population, far, 100.0)))
+    plain = selection.log_detected(population, MIDDLE)
+    assert float(selection.log_detected(population, MIDDLE, 100.0)) == pytest.approx(float(plain), abs=1e-6)
+    assert float(least_effective(10, jnp.array([300.0, 900.0]))) == 40.0
+    assert float(least_effective(1000, jnp.array([300.0, 900.0]))) == 225.0
+    slope = jax.grad(lambda o: selection.log_detected(population, far | {"mzr_offset": o}, 100.0))(-5.0)
+    assert np.isfinite(slope)
