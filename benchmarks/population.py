@@ -38,6 +38,8 @@ from benchmarks._common import print_table, write_result
 SEED = 41
 LEGS = {"photometry": ("photometry",), "joint": ("photometry", "image")}
 _RHAT, _ESS = 1.01, 400
+_TOTAL, _MOST_DRAWS = 200_000, 2000
+"""Draws of all galaxies together, and of each, at most: smaller surveys can afford more of each."""
 _LENGTHS = ((500, 500), (500, 1000), (500, 2000))
 """Warm-up and draws per chain, tried in turn until the goals are met."""
 
@@ -237,14 +239,16 @@ def population_fits(
 ) -> dict[str, Any]:
     """Hyperparameters of the first galaxies by each method, and by point estimates."""
     from benchmarks._survey import TRUTH
-    from hbm.population import gather_draws, gather_survey
+    from hbm.population import ReweightConfig, gather_draws, gather_survey
 
     results = survey.results(leg, n)
-    n_draw, n_selection = args.draws, args.selection
+    n_draw, n_selection = args.draws or min(_TOTAL // n, _MOST_DRAWS), args.selection
     lengths = [pair for pair in _LENGTHS if pair[1] <= args.longest] or [(200, args.longest)]
     draws = gather_draws(results, n_draw=n_draw)
     rough, first = timed(lambda: survey.selection(None, n_selection))
-    short = to_the_goal(draws, survey.population, rough, TRUTH, lengths=((200, 200),))
+    short = to_the_goal(
+        draws, survey.population, rough, TRUTH, lengths=((200, 200),), sampler=ReweightConfig("importance")
+    )
     selection, second = timed(lambda: survey.selection(hyper_medians(short.pop("found"), TRUTH), n_selection))
     before = first["wall_s"] + short["wall_s"] + second["wall_s"]
     found: dict[str, Any] = {"n_ok": len(results), "selection_wall_s": before}
@@ -406,7 +410,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="sdss-griz")
     parser.add_argument("--sizes", type=int, nargs="+", default=[50, 150, 500])
     parser.add_argument("--methods", nargs="+", default=["reweight"], choices=("reweight", "gibbs", "joint"))
-    parser.add_argument("--draws", type=int, default=400, help="kept of each galaxy")
+    parser.add_argument(
+        "--draws", type=int, default=None, help="kept of each galaxy; by default 2,000, or 200,000 in all"
+    )
     parser.add_argument("--selection", type=int, default=40_000, help="draws of the selection")
     parser.add_argument("--longest", type=int, default=2000, help="most draws of a chain of hyperparameters")
     parser.add_argument("--chain", type=int, default=None, help="draws per chain of a single fit")
@@ -424,7 +430,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         use_cpu_cores(args.cores)
     keep_compiled_programs()
     if args.synthetic:
-        synthetic(args.synthetic, args.draws, args.longest)
+        synthetic(args.synthetic, args.draws or 400, args.longest)
         return
     from hbm.sampler import SamplerConfig
 

@@ -100,6 +100,10 @@ class WeightedDraws(NamedTuple):
         """Effective number of draws (Kish)."""
         return float(1 / np.sum(self.weight**2))
 
+    def effective_resampled(self, n: int) -> float:
+        """Effective number of ``n`` draws by `resampled`: the variances of both add up, at most."""
+        return 1 / (1 / self.effective + 1 / n)
+
     def resampled(self, rng: np.random.Generator, n: int) -> Float[np.ndarray, "draw dim"]:
         """Draws of equal weight in random order, by systematic resampling; some are there several times."""
         place = (np.arange(n) + rng.uniform()) / n
@@ -294,6 +298,11 @@ def adapt_by_regions(
         Components of the first proposal; more if there are more modes.
     n_point, n_round
         As for `adapt`, for each mode and for all together.
+
+    Raises
+    ------
+    ValueError
+        If the target is zero at all points.
     """
     n_group = int(group.max()) + 1
     if n_group == 1:
@@ -318,6 +327,8 @@ def adapt_by_regions(
         y = part.sample(rng, n_point)
         parts.append(part)
         logs.append(float(scipy.special.logsumexp(here(y) - part.log_prob(y))))
+    if not np.isfinite(logs).any():
+        raise ValueError("`log_density` must be finite somewhere: it is zero at all points of all modes.")
     share = normalised(np.array(logs)) + _LEAST_SHARE
     share /= share.sum()
     together = StudentMixture(
@@ -337,6 +348,7 @@ def importance_sample(
     n_batch: int = 8,
     effective: float = 1000.0,
     largest_k: float = 0.7,
+    hopeless: float = 0.0,
 ) -> WeightedDraws:
     """Weighted draws of a target from a proposal that does not change.
 
@@ -356,6 +368,8 @@ def importance_sample(
         Enough effective draws, if the weights can be trusted too.
     largest_k
         Of weights that can be trusted.
+    hopeless
+        Part of the draws that must be effective for more of them to be tried.
 
     Raises
     ------
@@ -369,7 +383,10 @@ def importance_sample(
         logs.append(log_density(points[-1]) - proposal.log_prob(points[-1]))
         log_weight = np.concatenate(logs)
         use = np.isfinite(log_weight)
-        if _effective(log_weight) < effective:
+        now = _effective(log_weight)
+        if now < hopeless * len(log_weight):
+            break
+        if now < effective:
             continue
         smoothed, k = _smoothed(log_weight[use])
         if k <= largest_k:

@@ -91,13 +91,15 @@ def judged(
     """
     az = import_arviz()
     idata = az.from_dict(posterior=values, sample_stats=stats)
-    flags = _flags({name: value for name, value in values.items() if name != "log_detected"}, stats)
+    flags = []
+    if importance is None:  # else there are no chains, and their diagnostics mean nothing
+        flags = _flags({name: value for name, value in values.items() if name != "log_detected"}, stats)
     if importance is not None:
         idata.posterior.attrs |= {
             "effective": importance.effective, "pareto_k": importance.k,
             "evaluations": importance.n_evaluation,
         }  # fmt: skip
-        if importance.effective < _LEAST_ESS and "ess" not in flags:
+        if importance.effective < _LEAST_ESS:
             flags.append("ess")
         if not importance.k <= _WORST_K:
             flags.append("importance")

@@ -27,7 +27,7 @@ from hbm.convergence import import_arviz
 from hbm.population.chains import PIECE, Progress, Schedule, in_pieces, run_chains
 from hbm.population.draws import PosteriorDraws, interim_log_prob
 from hbm.population.hierarchy import refuse_excluded
-from hbm.population.importance import ImportanceConfig, ImportanceDraws, optima, sample
+from hbm.population.importance import EXCLUDED, ImportanceConfig, ImportanceDraws, optima, sample
 from hbm.population.relations import Hyper, Population, Relation, with_published
 from hbm.population.result import PopulationResult, judged
 from hbm.population.selection import Selection, least_effective
@@ -37,8 +37,6 @@ from hbm.spread import Spread, spread_over_devices
 _N_VARIANCE = 50
 _N_ROUGH = 25
 """Draws of each galaxy with which warm-up begins: enough to find the place and the spread."""
-_THINNED = 4
-"""Of so many draws of the selection, one is taken then."""
 _N_KEPT = 4
 _TARGET_ACCEPT = 0.85
 _MAX_TREE_DEPTH = (5, 7)
@@ -46,6 +44,8 @@ _MAX_TREE_DEPTH = (5, 7)
 _TEXT = "reweighting"
 _LARGEST_K = 0.7
 _LEAST_EFFECTIVE = 400.0
+_DENSITIES = 200_000_000
+"""Densities of draws that a round may cost, where it has more than the least number of points."""
 _AT_ONCE = 2**20
 """Draws of galaxies and of the selection whose densities are computed at once, at least for one vector."""
 
@@ -281,20 +281,20 @@ def reweight(
     rough: Stored | None = None
     if (every := stored.log_interim.shape[1] // _N_ROUGH) > 1:
         some = {name: value[:, ::every] for name, value in properties.items()}
-        fewer = jax.tree.map(lambda leaf: leaf[::_THINNED], selection)
-        found, largest = method.prepared(some, prior, fewer, start)
+        found, largest = method.prepared(some, prior, selection, start)
         rough = found if bool(jnp.isfinite(largest).all()) else None
     by_weights: ImportanceDraws | None = None
     if config.sampler != "nuts":
-        by_weights = _by_weights(
-            method, stored, rough, np.asarray(here(start), np.float64), n_chain * n_draw, config, seed,
-            spread, progress,
-        )  # fmt: skip
-        trusted = by_weights.k <= _LARGEST_K and by_weights.effective >= min(
-            _LEAST_EFFECTIVE, n_chain * n_draw
-        )
-        if config.sampler == "auto" and not trusted:
-            by_weights = None
+        try:
+            by_weights = _by_weights(
+                method, stored, rough, n_chain * n_draw, config.importance, seed, spread, progress
+            )
+        except ValueError:  # no optimum, or a proposal that is not one (numpy.linalg.LinAlgError)
+            if config.sampler == "importance":
+                raise
+    if config.sampler == "auto" and by_weights is not None:
+        is_trusted = by_weights.k <= _LARGEST_K and by_weights.kish >= _LEAST_EFFECTIVE
+        by_weights = by_weights if is_trusted else None
     if by_weights is not None:
         vectors = by_weights.vectors.reshape(n_chain, n_draw, -1).astype(np.float32)
         kept: dict[str, Any] = {"diverging": np.zeros((n_chain, n_draw), bool)}
@@ -330,20 +330,25 @@ def _by_weights(
     method: Reweighting,
     stored: Stored,
     rough: Stored | None,
-    start: Float[np.ndarray, "chain shared"],
     n_draw: int,
-    config: ReweightConfig,
+    config: ImportanceConfig,
     seed: int,
     spread: Spread | None,
     progress: Progress | None,
 ) -> ImportanceDraws:
     """Importance sampling of the hyperparameters; all hosts do the same."""
     few = stored if rough is None else rough
-    n_round = config.importance.n_round + config.importance.n_batch
+    n_round = config.n_round + config.n_batch
     n_total = stored.log_interim.size
     if stored.selection is not None:
         n_total += len(stored.selection.log_detection)
-    n_at_once = int(max(1, min(64, _AT_ONCE // n_total)))
+    n_point = config.n_point
+    if n_point is None:
+        n_point = 1000 * int(np.clip(_DENSITIES // (1000 * n_total), 1, 4))
+    limit = max(1, min(64, _AT_ONCE // n_total))
+    n_at_once = next(
+        n for n in range(limit, 0, -1) if n_point % n == 0
+    )  # one program, not one more for the rest
     n_done = 0
 
     def there(x: np.ndarray) -> Array:
@@ -357,7 +362,7 @@ def _by_weights(
         def at(x: np.ndarray) -> tuple[float, np.ndarray]:
             value, slope = here(method.one(there(x), content))
             good = np.where(np.isfinite(slope), slope, 0.0)
-            return float(value) if np.isfinite(value) else 1e10, np.asarray(good, np.float64)
+            return float(value) if np.isfinite(value) else 10 * EXCLUDED, np.asarray(good, np.float64)
 
         return at
 
@@ -370,9 +375,11 @@ def _by_weights(
         return np.where(np.isfinite(value), -value, -np.inf)
 
     rough_slope = slope_of(few)
-    best = optima(rough_slope, slope_of(stored), start)
     rng = np.random.default_rng([seed, 19])
-    return sample(log_density, best, rough_slope, n_draw, config.importance, rng, largest_k=_LARGEST_K)
+    starts = rng.standard_normal((config.n_start, method.unknowns.n))
+    starts[0] = 0.0
+    best = optima(rough_slope, slope_of(stored), starts)
+    return sample(log_density, best, rough_slope, n_draw, n_point, config, rng, largest_k=_LARGEST_K)
 
 
 def _warmed_up(

@@ -343,7 +343,7 @@ class _Run:
         def shaped(value: np.ndarray) -> np.ndarray:
             return value.reshape(_N_CHAIN, n_draw, *value.shape[1:])
 
-        kept = min(found.effective, float(len(x)))
+        kept = found.effective_resampled(len(x))
         zred = modes_of(everything["zred"], kept)[0].zred
         floor = self.config.error_floor
         value = float(np.median(everything["error_floor"])) if isinstance(floor, str) else floor

@@ -171,7 +171,7 @@ def test_free_redshift_is_the_fixed_one_at_a_node(
 def test_fluxes_between_redshift_nodes_are_those_compiled_there(
     builder: DataBuilder, make_survey: Any, sites: Any, model_flux: Any
 ) -> None:
-    """Nodes of z = 0.01 to 0.03: the flux itself would be a third off."""
+    """Nodes of z = 0.01 to 0.03: the flux itself, between nodes, would be 13 % off."""
     free = builder(make_survey([0.02], [0.0025]), 0)
     nodes = np.asarray(free.zgrid, np.float64)
     between = 0.5 * (nodes[1:] + nodes[:-1])

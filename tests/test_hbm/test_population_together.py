@@ -171,7 +171,7 @@ def test_methods_find_the_marginal_likelihood(method: Any) -> None:
 def test_chains_follow_where_weights_cannot_be_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     survey, _ = line_survey(10, 1)
     vectors = np.random.default_rng(0).normal(size=(100, 2))
-    poor = ImportanceDraws(vectors, 12.0, 1.3, 5000)
+    poor = ImportanceDraws(vectors, 12.0, 1.3, 5000, 12.0)
     monkeypatch.setattr("hbm.population.reweight.sample", lambda *_args, **_options: poor)
     options: dict[str, Any] = {"n_warmup": 40, "n_draw": 50, "n_chain": 2}
     found = fit_population(survey, Population((Line(),)), **options)
