@@ -22,6 +22,10 @@ from sed.sfh import agebins
 from sed.spectrum import SpectrumModel
 from sed.ssp import SSPGrid
 
+_SAME = 0.02
+"""Redshifts that are so near in ln(1 + z) share the bins of ages."""
+_BLOCK = 10
+
 
 def posterior_spectrum(
     result: FitResult, grid: SSPGrid | None = None, *, n_draw: int = 100, seed: int = 0
@@ -61,8 +65,8 @@ def posterior_spectrum(
     n_all = len(flat["logmass"])
     pick = np.random.default_rng(seed).choice(n_all, size=min(n_draw, n_all), replace=False)
     sites = {name: value[pick] for name, value in flat.items()}
-    luminosity = luminosity_draws(sites, config, result.zred, grid)
     zred = flat["zred"][pick] if "zred" in flat else np.full(len(pick), result.zred)
+    luminosity = _by_redshift(sites, config, zred, grid)
     absorb = igm_function(config.igm)
     wave = grid.wave * (1 + result.zred)
     spectra = np.empty_like(luminosity)
@@ -72,6 +76,28 @@ def posterior_spectrum(
         spectra[i] = np.interp(wave, grid.wave * (1 + z), passed * unit)
     low, middle, high = np.quantile(spectra, [0.16, 0.5, 0.84], axis=0)
     return SpectrumBand(wave, low, middle, high)
+
+
+def _by_redshift(
+    sites: Mapping[str, Float[np.ndarray, "draw ..."]],
+    config: ModelConfig,
+    zred: Float[np.ndarray, " draw"],
+    grid: SSPGrid,
+) -> Float[np.ndarray, "draw wave"]:
+    """`luminosity_draws`, some at a time that have nearly the same redshift: ages end with the universe's."""
+    place = np.log1p(zred)
+    if float(np.ptp(place)) < _SAME:
+        return luminosity_draws(sites, config, float(np.median(zred)), grid)
+    found = np.empty((len(zred), len(grid.wave)))
+    left = np.argsort(place)
+    while len(left):
+        near = left[: np.searchsorted(place[left], place[left[0]] + _SAME, side="right")][:_BLOCK]
+        rows = np.resize(near, _BLOCK)  # always as many: one program
+        some = {name: np.asarray(value)[rows] for name, value in sites.items()}
+        block = luminosity_draws(some, config, float(np.median(zred[near])), grid)
+        found[near] = block[: len(near)]
+        left = left[len(near) :]
+    return found
 
 
 def luminosity_draws(

@@ -7,13 +7,17 @@ from hbm.labels import LABELS
 from hbm.plots.style import INK, MODEL, decades, heading, style
 from hbm.results import FitResult
 
+_SAME = 0.05
+"""In ln(1 + z)."""
+
 
 def plot_sfh(result: FitResult) -> Figure:
     """Star formation rate in each age bin: median (line), central 68 and 95 % (bands).
 
     The lookback time runs from the epoch of the galaxy, not from today. Its axis is logarithmic: recent
     bins are short. The first bin, which begins at zero, is cut at a third of its end. A diamond marks the
-    mass-weighted age where the posterior has ``mwa``.
+    mass-weighted age where the posterior has ``mwa``. Where the redshift was free, only draws within 5 % of
+    1 + z of the result's redshift are shown: others have other bins.
 
     Parameters
     ----------
@@ -38,7 +42,7 @@ def plot_sfh(result: FitResult) -> Figure:
         )
     edges = 10.0 ** np.append(agebins[0, 0], agebins[:, 1]) / 1e9
     edges[0] = max(edges[0], edges[1] / 3.0)
-    rate = result.draws("sfr_bins").reshape(-1, agebins.shape[0])
+    rate = result.draws("sfr_bins").reshape(-1, agebins.shape[0])[_same_ages(result)]
     low95, low68, median, high68, high95 = np.quantile(rate, (0.025, 0.16, 0.5, 0.84, 0.975), axis=0)
     # A rate that may be zero has no end on a logarithmic axis: it ends a little under the 16 % quantile.
     top = float(high95.max())
@@ -65,7 +69,7 @@ def plot_sfh(result: FitResult) -> Figure:
         axes.set_xlim(edges[0], edges[-1])
         axes.set_ylim(floor, top * 3.0)
         if "mwa" in result.components:
-            low, mid, high = np.quantile(result.draws("mwa"), (0.16, 0.5, 0.84))
+            low, mid, high = np.quantile(result.draws("mwa").ravel()[_same_ages(result)], (0.16, 0.5, 0.84))
             axes.errorbar(
                 [mid],
                 [top * 1.7],
@@ -84,3 +88,11 @@ def plot_sfh(result: FitResult) -> Figure:
         axes.set_title(heading(result, ", "), loc="left", fontsize=12)
         axes.legend(loc="lower left", ncols=2)
     return figure
+
+
+def _same_ages(result: FitResult) -> np.ndarray:
+    """Draws whose age bins are about those of the result's redshift; all if there are none."""
+    if "zred" not in result.posterior:
+        return np.ones(result.draws("sfr_bins")[..., 0].size, bool)
+    near = np.abs(np.log1p(result.draws("zred").ravel()) - np.log1p(result.zred)) < _SAME
+    return near if near.any() else np.ones_like(near)

@@ -317,6 +317,8 @@ class _Run:
         # Between the nodes, so that redshifts are not all at a few of them.
         half = 0.5 * float(np.log1p(self.table.zgrid[1]) - np.log1p(self.table.zgrid[0]))
         moved = np.log1p(sites["zred"].astype(np.float64)) + rng.uniform(-half, half, _N_START)
+        low, high = np.log1p([self.prior.low, self.prior.high])
+        moved = np.where(moved < low, 2 * low - moved, np.where(moved > high, 2 * high - moved, moved))
         sites["zred"] = np.clip(np.expm1(moved), self.prior.low, self.prior.high).astype(np.float32)
         arrays = {name: jnp.asarray(site) for name, site in sites.items()}
         x = np.asarray(_unconstrain(self.posterior, arrays, start.data), np.float64)

@@ -221,3 +221,17 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, result: Fi
     done = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*words, "--overwrite"])
     assert done.exit_code == 1
     assert "not both" in done.output
+
+
+def test_spectra_of_a_broad_redshift_are_those_of_its_fluxes(grid: Any, result: FitResult):
+    """The spectrum of each draw has the age bins of its own redshift: averaged over bands it is the flux."""
+    from hbm.spectra import posterior_spectrum
+    from sed.filters import load_filters
+    from sed.photometry import band_matrix
+
+    assert np.ptp(result.draws("zred")) > 0.1
+    band = posterior_spectrum(result, grid, n_draw=300)
+    matrix = band_matrix(band.wave_obs, load_filters(BANDS), 0.0)
+    flux = np.median(result.predicted_flux(), axis=0)
+    # Medians at each wavelength are not the median of a band; nodes and the two paths differ by a per cent.
+    np.testing.assert_allclose(matrix @ band.flux_q50, flux, rtol=0.06)
