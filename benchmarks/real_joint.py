@@ -235,7 +235,9 @@ def draw(rows: Sequence[dict[str, Any]], stamps_file: Path, out: Path) -> None:
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2))
     p = np.array([row["p_typical"] for row in rows if np.isfinite(row["p_typical"])])
-    left.hist(np.log10(p), bins=np.linspace(-3, 0, 16), color="#1f6f9f", alpha=0.8)
+    inside = p > 0
+    left.hist(np.log10(p[inside]), bins=np.linspace(-3, 0, 16), color="#1f6f9f", alpha=0.8)
+    left.text(0.03, 0.95, f"{np.sum(~inside)} outside of training", transform=left.transAxes, va="top")
     left.axvline(np.log10(TYPICAL), color="k", lw=1, ls=":")
     left.set(xlabel="log$_{10}$ p of the domain check", ylabel="galaxies")
     left.set_title(f"{np.mean(p < TYPICAL):.0%} of {len(p)} real images are flagged", fontsize=10)
