@@ -414,6 +414,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--model", default="sdss-griz")
     parser.add_argument("--sizes", type=int, nargs="+", default=[50, 150, 500])
+    parser.add_argument("--legs", nargs="+", default=list(LEGS), choices=LEGS, help="data of the single fits")
     parser.add_argument("--methods", nargs="+", default=["reweight"], choices=("reweight", "gibbs", "joint"))
     parser.add_argument(
         "--draws", type=int, default=None, help="kept of each galaxy; by default 2,000, or 200,000 in all"
@@ -448,7 +449,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         sampler = sampler._replace(n_draw=args.chain)
     survey = Survey(args.model, sizes[-1], block, start + 60 * args.minutes, sampler, fresh=args.fresh)
     done = {
-        (leg, first): survey.fit_block(leg, first) for first in range(0, sizes[-1], block) for leg in LEGS
+        (leg, first): survey.fit_block(leg, first)
+        for first in range(0, sizes[-1], block)
+        for leg in args.legs
     }
     report(survey, args, sizes, done)
 
@@ -458,10 +461,10 @@ def report(survey: Survey, args: argparse.Namespace, sizes: list[int], done: dic
     rows, largest, every = list[dict[str, Any]](), dict[str, Any](), dict[str, Any]()
     complete = all(done.values())
     for n in sizes:
-        if not all(done[leg, first] for leg in LEGS for first in range(0, n, survey.block)):
+        if not all(done[leg, first] for leg in args.legs for first in range(0, n, survey.block)):
             continue
         largest = {}
-        for leg in LEGS:
+        for leg in args.legs:
             found = population_fits(survey, leg, n, args, smallest=n == sizes[0])
             every[f"{leg}_{n}"] = found
             fits, images = survey.seconds(leg, n), survey.seconds("images", n)
@@ -485,7 +488,8 @@ def report(survey: Survey, args: argparse.Namespace, sizes: list[int], done: dic
         "detected": survey.mock.detected, "untrained": survey.mock.untrained, "projected": projected(),
     }  # fmt: skip
     if complete:
-        write_result("population", survey.settings | {"sizes": sizes, "draws": args.draws}, result)
+        settings = survey.settings | {"sizes": sizes, "draws": args.draws, "legs": args.legs}
+        write_result("population", settings, result)
     else:
         n_done = sum(done.values())
         print(f"not complete ({n_done} of {len(done)} blocks): call it again to go on")
