@@ -245,7 +245,7 @@ def hide_unseen(
 LARGEST_HOLE = 0.09
 """Part of an image's pixels in the largest hole of training (`random_holes`)."""
 LARGEST_MASKED = 0.3
-"""Beyond, likelihoods are not to be trusted: with 86 % masked they were overconfident."""
+"""Beyond, likelihoods are not to be trusted: a third of the pixels is several times what training masks."""
 
 
 def random_holes(

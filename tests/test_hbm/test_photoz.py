@@ -176,7 +176,7 @@ def test_draws_depend_on_seed_and_galaxy_alone(grid: Any, survey: Survey):
         ({"sampler": PhotozConfig(step=0.0)}, "`step` must be > 0"),
         ({"sampler": PhotozConfig(n_point=0)}, "`n_point` must be at least 1, got 0"),
         ({"overwrite": True, "resume": True, "outdir": "out"}, "Give `overwrite` or `resume`, not both"),
-        ({"prior": ZredPrior(0.05, 50.0)}, "50"),
+        ({"prior": ZredPrior(0.05, 50.0)}, r"`zred` must lie in \(0, 15\], got 50"),
     ],
 )
 def test_wrong_arguments_are_refused(grid: Any, options: dict[str, Any], text: str):
